@@ -33,13 +33,17 @@ $(BIN)/python:
 	    { echo "nbnet needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 ..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-# One stamp an extra: installing again is a matter of touching pyproject.toml.
+# One stamp an extra: each is installed once, and again when pyproject.toml changes.
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) --editable
+
 $(VENV)/.demo: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable .
+	@echo "installing nbnet in $(VENV) ..."
+	$(INSTALL) .
 	@touch $@
 
 $(VENV)/.%: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable '.[$*]'
+	@echo "installing nbnet[$*] in $(VENV) ..."
+	$(INSTALL) '.[$*]'
 	@touch $@
 
 .PRECIOUS: $(VENV)/.%

@@ -1,0 +1,265 @@
+"""``python -m nbnet demo | warm-up | info``."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+EPOCHS = 60
+REPEAT_BELOW = 1.0  # seconds: quicker fits are timed three times, and the best counts
+DEMO_COLUMNS = ("data set", "rows", "estimator", "test score", "fit", "sklearn score", "sklearn fit", "ratio")
+DEMO_WIDTHS = (20, 6, 20, 18, 9, 13, 11, 6)
+
+
+class Task(NamedTuple):
+    """One row of the demo's table."""
+
+    name: str
+    load: Callable
+    scoring: str
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return the process's exit code."""
+    parser = argparse.ArgumentParser(prog="python -m nbnet", description="Neural networks for scikit-learn users.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    commands.add_parser("demo", help="train on real tables beside scikit-learn's MLP and print one table")
+    commands.add_parser("warm-up", help="compile everything once, so that no later fit has to (for container images)")
+    commands.add_parser("info", help="print versions, vector width, cache folder and devices")
+    command = parser.parse_args(arguments).command
+    {"demo": demo, "warm-up": warm_up, "info": info}[command]()
+    return 0
+
+
+# ---------------------------------------------------------------- demo
+
+
+def demo() -> None:
+    """Train `MLPClassifier` and scikit-learn's on the same rows with the same settings, and print one table."""
+    from . import __version__
+
+    print(f"{_processor()}, {_n_cores()} cores; nbnet {__version__}, Python {platform.python_version()}")
+    _report_compilation(_compile_for_demo)
+    print(
+        f"\nBoth sides: one hidden layer of 100, {EPOCHS} epochs, float32, defaults else; every fifth row is a test row.\n"
+    )
+    print(_table_line(DEMO_COLUMNS))
+    print(_table_line(["-" * width for width in DEMO_WIDTHS]))
+    start = time.perf_counter()
+    for task in _demo_tasks():
+        print(_table_line(_demo_row(task)), flush=True)
+    print(f"\nIn all {time.perf_counter() - start:.1f} s. Ratio: scikit-learn's time by nbnet's.")
+    print("Estimators for texts and images, and training on a GPU, are not built yet.")
+
+
+def _demo_tasks() -> list[Task]:
+    from sklearn.datasets import load_breast_cancer, load_digits
+
+    from . import datasets
+
+    return [
+        Task("breast cancer", load_breast_cancer, "accuracy"),
+        Task("german credit", datasets.load_german_credit, "roc_auc"),
+        Task("ai4i2020", datasets.load_ai4i2020, "roc_auc"),
+        Task("student performance", datasets.load_student_performance, "roc_auc"),
+        Task("digits", load_digits, "accuracy"),
+    ]
+
+
+def _demo_row(task: Task) -> list[str]:
+    from sklearn.metrics import get_scorer
+    from sklearn.neural_network import MLPClassifier as SklearnClassifier
+
+    from . import MLPClassifier
+
+    X, y = _prepare(task.load())
+    is_test = np.arange(len(y)) % 5 == 4
+    results = []
+    for label, estimator_class in (("nbnet", MLPClassifier), ("scikit-learn", SklearnClassifier)):
+        with _status(f"{task.name}: {label} trains"):
+            model = estimator_class(max_iter=EPOCHS, n_iter_no_change=EPOCHS, random_state=0)
+            seconds = _time_fit(model, X[~is_test], y[~is_test])
+            results.append((get_scorer(task.scoring)(model, X[is_test], y[is_test]), seconds))
+    (score, seconds), (peer_score, peer_seconds) = results
+    metric = {"roc_auc": "ROC AUC"}.get(task.scoring, task.scoring)
+    return [
+        task.name,
+        f"{len(y):,}",
+        "MLPClassifier",
+        f"{score:.3f} {metric}",
+        f"{seconds:.3f} s",
+        f"{peer_score:.3f}",
+        f"{peer_seconds:.3f} s",
+        f"{peer_seconds / seconds:.1f}",
+    ]
+
+
+def _prepare(bunch) -> tuple[np.ndarray, np.ndarray]:
+    """Float32 columns: numbers standardized, categories one-hot."""
+    from sklearn.compose import make_column_transformer
+    from sklearn.preprocessing import OneHotEncoder, StandardScaler
+
+    categorical = bunch.get("categorical_features", [])
+    numeric = bunch.get("numeric_features", list(range(bunch.data.shape[1])))
+    columns = make_column_transformer(
+        (StandardScaler(), numeric),
+        (OneHotEncoder(sparse_output=False, handle_unknown="ignore"), categorical),
+    )
+    return columns.fit_transform(bunch.data).astype(np.float32), bunch.target
+
+
+def _time_fit(model, X: np.ndarray, y: np.ndarray) -> float:
+    """Seconds of one fit; the best of three when it is quick."""
+    best = float("inf")
+    for _ in range(3):
+        start = time.perf_counter()
+        _fit(model, X, y)
+        best = min(best, time.perf_counter() - start)
+        if best > REPEAT_BELOW:
+            break
+    return best
+
+
+def _fit(model, X, y, **kwargs):
+    """Fit for a set number of epochs: that the optimizer has not converged by then is no news."""
+    from sklearn.exceptions import ConvergenceWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return model.fit(X, y, **kwargs)
+
+
+def _table_line(cells: Sequence[str]) -> str:
+    columns = enumerate(zip(cells, DEMO_WIDTHS, strict=True))
+    texts = [cell.ljust(width) if i in (0, 2, 3) else cell.rjust(width) for i, (cell, width) in columns]
+    return "  ".join(texts).rstrip()
+
+
+@contextmanager
+def _status(text: str) -> Iterator[None]:
+    """Show `text` on a terminal while the block runs."""
+    if not sys.stdout.isatty():
+        yield
+        return
+    print(f"{text} ...", end="\r", flush=True)
+    try:
+        yield
+    finally:
+        print(" " * (len(text) + 4), end="\r", flush=True)
+
+
+# ---------------------------------------------------------------- compiling
+
+
+def warm_up() -> None:
+    """Compile every signature that a fit or a prediction can ask for: both dtypes, dense and sparse input."""
+    _report_compilation(_compile_everything)
+
+
+def _compile_for_demo() -> None:
+    X, y = _small_problem(np.float32)
+    from . import MLPClassifier
+
+    _fit(MLPClassifier((4,), max_iter=1), X, y).predict(X)
+
+
+def _compile_everything() -> None:
+    from scipy.sparse import csr_array
+
+    for dtype in (np.float32, np.float64):
+        X, y = _small_problem(dtype)
+        inputs = {"dense": X, "CSR": csr_array(X), "CSR with 64-bit indices": csr_array(X)}
+        wide = inputs["CSR with 64-bit indices"]
+        wide.indices, wide.indptr = wide.indices.astype(np.int64), wide.indptr.astype(np.int64)
+        for kind, rows in inputs.items():
+            with _status(f"{np.dtype(dtype).name}, {kind}"):
+                _compile_for_input(rows, y)
+
+
+def _compile_for_input(X, y: np.ndarray) -> None:
+    from . import MLPClassifier, MLPRegressor
+
+    for solver in ("adam", "adamw", "sgd", "lbfgs"):
+        _fit(MLPClassifier((4,), solver=solver, max_iter=1), X, y).predict_proba(X)
+    _fit(MLPClassifier((4,), dropout=0.1, max_grad_norm=1.0, max_iter=1), X, y, X_val=X, y_val=y)
+    for loss in ("squared_error", "poisson", "huber", "quantile"):
+        _fit(MLPRegressor(loss, (4,), max_iter=1), X, y.astype(X.dtype)).predict(X)
+
+
+def _small_problem(dtype) -> tuple[np.ndarray, np.ndarray]:
+    X = np.random.default_rng(0).normal(size=(32, 3)).astype(dtype)
+    return X, (X[:, 0] > 0).astype(np.int64)
+
+
+def _report_compilation(compile_kernels: Callable[[], None]) -> None:
+    """Run `compile_kernels` and say what it compiled and where that is kept."""
+    from .jit import cache_directory
+
+    folder = cache_directory()
+    before = _cached_files(folder)
+    start = time.perf_counter()
+    with _status("loading kernels, compiling those that are not in the cache (about 10 s the first time)"):
+        compile_kernels()
+    seconds = time.perf_counter() - start
+    n_new = len(_cached_files(folder) - before)
+    if folder is None:
+        print(f"Compiled in {seconds:.1f} s; no folder can be written, so the next run compiles again.")
+    elif n_new:
+        print(f"Compiled {n_new} kernel signatures in {seconds:.1f} s into {folder}: the next run starts from there.")
+    else:
+        print(f"Nothing to compile: kernels loaded in {seconds:.1f} s from {folder}")
+
+
+def _cached_files(folder: Path | None) -> set[str]:
+    return set() if folder is None else {path.name for path in folder.glob("*.nbc")}
+
+
+# ---------------------------------------------------------------- info
+
+
+def info() -> None:
+    """Print what a bug report should hold."""
+    from . import __version__
+    from .cpu.simd import VECTOR_WIDTH
+    from .jit import cache_directory
+
+    folder = cache_directory()
+    lines = {"Python": platform.python_version(), "platform": platform.platform()}
+    lines["nbnet"] = __version__
+    for name in ("numba", "llvmlite", "numpy", "scipy", "scikit-learn", "joblib"):
+        lines[name] = metadata.version(name)
+    lines["processor"] = _processor()
+    lines["cores"] = str(_n_cores())
+    lines["vector width"] = f"{VECTOR_WIDTH} floats of 32 bits"
+    lines["cache folder"] = "none: nothing can be written" if folder is None else str(folder)
+    lines["cached kernels"] = str(len(_cached_files(folder)))
+    lines["devices"] = "cpu (cuda: not built yet)"
+    for name, value in lines.items():
+        print(f"{name + ':':<16}{value}")
+
+
+def _processor() -> str:
+    from llvmlite import binding
+    from numba.core import config
+
+    return config.CPU_NAME or binding.get_host_cpu_name()
+
+
+def _n_cores() -> int:
+    import joblib
+
+    return joblib.cpu_count()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,69 @@
+"""``python -m nbnet``: what its three commands print."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+import nbnet
+from nbnet import __main__ as command_line
+from nbnet.jit import JIT_DISABLED, cache_directory
+
+
+def test_info_in_a_process_of_its_own():
+    done = subprocess.run([sys.executable, "-m", "nbnet", "info"], capture_output=True, text=True, check=True)
+    lines = dict(re.split(r":\s+", line, maxsplit=1) for line in done.stdout.splitlines())
+    assert lines["nbnet"] == nbnet.__version__
+    assert re.fullmatch(r"\d+ floats of 32 bits", lines["vector width"])
+    assert lines["cache folder"] == str(cache_directory())
+    assert "cuda: not built yet" in lines["devices"]
+    assert {"Python", "numba", "numpy", "scikit-learn", "processor", "cores"} <= set(lines)
+
+
+@pytest.mark.parametrize("arguments", [[], ["dance"]])
+def test_no_or_unknown_command_is_a_usage_error(arguments, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        command_line.main(arguments)
+    assert stopped.value.code == 2
+    assert "usage: python -m nbnet" in capsys.readouterr().err
+
+
+def test_demo_prints_one_row_a_data_set(monkeypatch, capsys):
+    if JIT_DISABLED:
+        tasks = [command_line.Task("tiny", _tiny_bunch, "accuracy")]
+        monkeypatch.setattr(command_line, "_demo_tasks", lambda: tasks)
+    monkeypatch.setattr(command_line, "EPOCHS", 2)
+    assert command_line.main(["demo"]) == 0
+    printed = capsys.readouterr().out
+    for task in command_line._demo_tasks():
+        row = next(line for line in printed.splitlines() if line.startswith(task.name))
+        assert re.search(r"\d\.\d{3} (ROC AUC|accuracy)\s+[\d.]+ s\s+\d\.\d{3}\s+[\d.]+ s\s+[\d.]+$", row)
+
+
+def test_warm_up_then_a_fit_compiles_nothing(capsys):
+    assert command_line.main(["warm-up"]) == 0
+    capsys.readouterr()
+    assert command_line.main(["warm-up"]) == 0
+    assert capsys.readouterr().out.startswith("Nothing to compile")
+
+
+def test_status_line_is_wiped_on_a_terminal(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    with command_line._status("working"):
+        pass
+    assert capsys.readouterr().out == "working ...\r" + " " * 11 + "\r"
+
+
+def test_without_a_cache_folder_the_report_says_so(monkeypatch, capsys):
+    monkeypatch.setattr("nbnet.jit.cache_directory", lambda: None)
+    command_line._report_compilation(lambda: None)
+    assert "no folder can be written" in capsys.readouterr().out
+
+
+def _tiny_bunch():
+    from sklearn.datasets import load_iris
+
+    bunch = load_iris()
+    bunch.data, bunch.target = bunch.data[::10], bunch.target[::10]
+    return bunch
