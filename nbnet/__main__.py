@@ -51,7 +51,7 @@ def demo() -> None:
     print(f"{_processor()}, {_n_cores()} cores; nbnet {__version__}, Python {platform.python_version()}")
     _report_compilation(_compile_for_demo)
     print(
-        f"\nBoth sides: one hidden layer of 100, {EPOCHS} epochs, float32, defaults else; every fifth row is a test row.\n"
+        f"\nBoth: one hidden layer of 100, {EPOCHS} epochs, float32, else defaults; every fifth row is for the test.\n"
     )
     print(_table_line(DEMO_COLUMNS))
     print(_table_line(["-" * width for width in DEMO_WIDTHS]))
