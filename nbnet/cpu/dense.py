@@ -1,0 +1,341 @@
+"""Fully connected layers on tiles: output, gradient of the input, gradient of the weight; dense and CSR input.
+
+Every output is one chain of additions over k (or over the rows of the batch, for the weight), in order. So its bits depend
+neither on the tile's shape nor on the rows beside it, and a CSR row gives the bits of the same row with its zeros.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from .. import scalar
+from ..jit import cpu_inline, cpu_kernel
+from ..network import Activation
+from .simd import (
+    TILE_ROWS,
+    TILE_VECTORS,
+    lanes,
+    lanes_below,
+    row_load,
+    shape,
+    square_shape,
+    tile_load,
+    tile_rank1,
+    tile_store,
+    tile_transpose,
+    tile_zeros,
+)
+from .workers import share_of
+
+K_BLOCK = 512  # inputs in one pass of the forward product: a panel of weights then stays in the second cache
+
+
+class Matrix(NamedTuple):
+    """A matrix inside a vector: element (i, j) is ``data[start + i * stride + j]``."""
+
+    data: np.ndarray
+    start: int
+    stride: int
+
+
+@cpu_inline
+def panel(matrix, column):
+    """The matrix from `column` on."""
+    return Matrix(matrix.data, matrix.start + column, matrix.stride)
+
+
+# ---------------------------------------------------------------- rows of X into the batch
+
+
+@cpu_kernel
+def gather(rows, order, i_start, i_stop, x):
+    """``x[i] = rows[order[i]]`` for i in [i_start, i_stop), converted to x's type.
+
+    Parameters
+    ----------
+    rows : Rows, dense
+    order : int64 (n,)
+        The batch's row numbers.
+    x : Matrix
+        Overwritten from column 0 to n_columns; the pads stay as they are (zero).
+    """
+    n, width = rows.n_columns, lanes(x.data)
+    for i in range(i_start, i_stop):
+        source = rows.start + order[i] * rows.row_stride
+        target = x.start + i * x.stride
+        if rows.column_stride == 1 and n >= width:
+            for j in range(0, n - width + 1, width):
+                tile_store(row_load(rows.values, source + j, x.data), x.data, target + j, 0)
+            # the last vector overlaps the one before it
+            tile_store(row_load(rows.values, source + n - width, x.data), x.data, target + n - width, 0)
+        else:
+            for j in range(n):
+                x.data[target + j] = rows.values[source + j * rows.column_stride]
+
+
+# ---------------------------------------------------------------- forward
+
+
+@cpu_kernel
+def activate_rows(row_shape, activation, n_columns, y, slopes, n_rows):
+    """On a tile just stored: z in `y` becomes activation(z); its slope goes where its gradient will be.
+
+    Columns from `n_columns` on are pads: they become zero, whatever activation(0) is. Without slopes (no elements:
+    prediction) only y is written. Non-linear layers only.
+    """
+    for i in range(n_rows):
+        position = y.start + i * y.stride
+        z = tile_load(row_shape, y.data, position, 0)
+        out = scalar.activate(activation, z)
+        if slopes.size > 0:
+            tile_store(scalar.activation_slope(activation, z, out), slopes, position, 0)
+        tile_store(lanes_below(out, n_columns, 0.0), y.data, position, 0)
+
+
+@cpu_inline
+def forward_panel(tile_shape, row_shape, x, weight, bias_start, y, slopes, layer, n_columns, k_start, k_stop, i_start, i_stop):
+    """One panel of columns, inputs [k_start, k_stop), rows [i_start, i_stop): see `dense_forward`."""
+    for i in range(i_start, i_stop, TILE_ROWS):
+        position = y.start + i * y.stride
+        if k_start == 0:
+            total = tile_load(tile_shape, weight.data, bias_start, 0)
+        else:
+            total = tile_load(tile_shape, y.data, position, y.stride)
+        x_position = x.start + i * x.stride
+        for k in range(k_start, k_stop):
+            total = tile_rank1(total, x.data, x_position + k, x.stride, weight.data, weight.start + k * weight.stride)
+        if k_stop == layer.n_in and layer.activation == Activation.RELU:
+            total = scalar.relu(total)
+            tile_store(total, y.data, position, y.stride)
+            if slopes.size > 0:
+                tile_store(scalar.relu_slope(total), slopes, position, y.stride)
+        else:
+            tile_store(total, y.data, position, y.stride)
+            if k_stop == layer.n_in and layer.activation != Activation.IDENTITY:
+                activate_rows(
+                    row_shape, layer.activation, n_columns, Matrix(y.data, position, y.stride), slopes, TILE_ROWS
+                )
+
+
+@cpu_kernel
+def dense_forward(x, params, layer, y, slopes, i_start, i_stop):
+    """``y = activation(x @ weight + bias)`` for rows [i_start, i_stop).
+
+    Parameters
+    ----------
+    x : Matrix (rows, n_in)
+    params : (n_params,)
+    layer : LAYER
+    y : Matrix (rows, n_out)
+        Overwritten, pads with zero, up to the next multiple of TILE_ROWS rows.
+    slopes : (same as y.data) or (0,)
+        Derivative of the activation at each output, at the position of the output; nothing if empty or if the activation
+        is the identity.
+
+    Notes
+    -----
+    Cost: 2 n_rows n_in n_out flop. Error: about 6e-8 sqrt(n_in) of the terms' size in float32.
+    """
+    n_vectors = (layer.n_out + lanes(params) - 1) // lanes(params)
+    weight = Matrix(params, layer.weight_start, layer.out_stride)
+    n_blocks = (layer.n_in + K_BLOCK - 1) // K_BLOCK
+    block = (layer.n_in + n_blocks - 1) // n_blocks
+    for k_start in range(0, layer.n_in, block):
+        k_stop = min(layer.n_in, k_start + block)
+        vector = 0
+        while vector < n_vectors:
+            column = vector * lanes(params)
+            w, out, bias_start = panel(weight, column), panel(y, column), layer.bias_start + column
+            left = layer.n_out - column
+            if vector + TILE_VECTORS <= n_vectors:
+                forward_panel(
+                    shape(TILE_ROWS, TILE_VECTORS), shape(1, TILE_VECTORS), x, w, bias_start, out, slopes, layer, left,
+                    k_start, k_stop, i_start, i_stop,
+                )  # fmt: skip
+                vector += TILE_VECTORS
+            else:
+                forward_panel(
+                    shape(TILE_ROWS, 1), shape(1, 1), x, w, bias_start, out, slopes, layer, left,
+                    k_start, k_stop, i_start, i_stop,
+                )  # fmt: skip
+                vector += 1
+
+
+@cpu_inline
+def sparse_panel(row_shape, rows, p_range, weight, bias_start, y, slopes, activation, n_columns):
+    """One piece of one row: see `sparse_forward`."""
+    total = tile_load(row_shape, weight.data, bias_start, 0)
+    for p in range(p_range[0], p_range[1]):
+        total = tile_rank1(total, rows.values, p, 0, weight.data, weight.start + rows.indices[p] * weight.stride)
+    tile_store(total, y.data, y.start, 0)
+    if activation != Activation.IDENTITY:
+        activate_rows(row_shape, activation, n_columns, y, slopes, 1)
+
+
+@cpu_kernel
+def sparse_forward(rows, order, params, layer, y, slopes, i_start, i_stop):
+    """`dense_forward` for CSR rows ``order[i]``: only the entries that are there are read and multiplied."""
+    n_vectors = (layer.n_out + lanes(params) - 1) // lanes(params)
+    weight = Matrix(params, layer.weight_start, layer.out_stride)
+    for i in range(i_start, i_stop):
+        p_range = rows.indptr[order[i]], rows.indptr[order[i] + 1]
+        row = Matrix(y.data, y.start + i * y.stride, y.stride)
+        vector = 0
+        while vector < n_vectors:
+            column = vector * lanes(params)
+            w, out, bias_start = panel(weight, column), panel(row, column), layer.bias_start + column
+            left = layer.n_out - column
+            if vector + TILE_VECTORS <= n_vectors:
+                sparse_panel(
+                    shape(1, TILE_VECTORS), rows, p_range, w, bias_start, out, slopes, layer.activation, left
+                )
+                vector += TILE_VECTORS
+            else:
+                sparse_panel(shape(1, 1), rows, p_range, w, bias_start, out, slopes, layer.activation, left)
+                vector += 1
+
+
+# ---------------------------------------------------------------- backward
+
+
+@cpu_kernel
+def transpose_weight(params, layer, transposed, team):
+    """This worker's share of ``transposed = weight.T``, by square tiles."""
+    square, width = square_shape(params), lanes(params)
+    n_down, n_across = (layer.n_in + width - 1) // width, (layer.n_out + width - 1) // width
+    start, stop = share_of(n_down * n_across, 1, team)
+    for number in range(start, stop):
+        j = number // n_down * width
+        k = number % n_down * width
+        tile = tile_load(square, params, layer.weight_start + k * layer.out_stride + j, layer.out_stride)
+        tile_store(
+            tile_transpose(tile), transposed, layer.transposed_start + j * layer.in_stride + k, layer.in_stride
+        )
+
+
+@cpu_inline
+def backward_panel(tile_shape, grad_y, weight, grad_x, n_out, i_start, i_stop):
+    """One panel of columns: see `dense_backward`."""
+    for i in range(i_start, i_stop, TILE_ROWS):
+        total = tile_zeros(tile_shape, grad_x.data)
+        y_position = grad_y.start + i * grad_y.stride
+        for j in range(n_out):
+            total = tile_rank1(
+                total, grad_y.data, y_position + j, grad_y.stride, weight.data, weight.start + j * weight.stride
+            )
+        position = grad_x.start + i * grad_x.stride
+        tile_store(total * tile_load(tile_shape, grad_x.data, position, grad_x.stride), grad_x.data, position, grad_x.stride)
+
+
+@cpu_kernel
+def dense_backward(grad_y, transposed, layer, grad_x, i_start, i_stop):
+    """``grad_x = slopes * (grad_y @ weight.T)`` for rows [i_start, i_stop): back through the layer and the activation below.
+
+    Parameters
+    ----------
+    grad_y : Matrix (rows, n_out)
+    transposed : (transposed_size,)
+        Workspace with this layer's ``weight.T`` at `transposed_start`.
+    layer : LAYER
+    grad_x : Matrix (rows, n_in)
+        Holds the slopes of the layer below; overwritten with the gradient of its affine map's output.
+
+    Notes
+    -----
+    Cost: 2 n_rows n_in n_out flop.
+    """
+    n_vectors = (layer.n_in + lanes(transposed) - 1) // lanes(transposed)
+    weight = Matrix(transposed, layer.transposed_start, layer.in_stride)
+    vector = 0
+    while vector < n_vectors:
+        column = vector * lanes(transposed)
+        w, out = panel(weight, column), panel(grad_x, column)
+        if vector + TILE_VECTORS <= n_vectors:
+            backward_panel(shape(TILE_ROWS, TILE_VECTORS), grad_y, w, out, layer.n_out, i_start, i_stop)
+            vector += TILE_VECTORS
+        else:
+            backward_panel(shape(TILE_ROWS, 1), grad_y, w, out, layer.n_out, i_start, i_stop)
+            vector += 1
+
+
+@cpu_inline
+def weight_gradient_panel(tile_shape, x, grad_y, grad, n_rows, k_start, k_stop, accumulate):
+    """One panel of columns: see `dense_weight_gradient`."""
+    for k in range(k_start, k_stop, TILE_ROWS):
+        position = grad.start + k * grad.stride
+        if accumulate:
+            total = tile_load(tile_shape, grad.data, position, grad.stride)
+        else:
+            total = tile_zeros(tile_shape, grad.data)
+        for i in range(n_rows):
+            total = tile_rank1(
+                total, x.data, x.start + i * x.stride + k, 1, grad_y.data, grad_y.start + i * grad_y.stride
+            )
+        tile_store(total, grad.data, position, grad.stride)
+
+
+@cpu_kernel
+def dense_weight_gradient(x, grad_y, layer, grads, n_rows, k_start, k_stop, accumulate):
+    """``grad_weight[k] = sum over i of x[i, k] * grad_y[i]`` for rows k in [k_start, k_stop) of the weight.
+
+    Parameters
+    ----------
+    x : Matrix (n_rows, n_in)
+    grad_y : Matrix (n_rows, n_out)
+    layer : LAYER
+    grads : (n_params,)
+        Overwritten, or added to when `accumulate`, in whole tiles: the pads get zero.
+    k_start, k_stop : int
+        Multiples of TILE_ROWS (the stop may be n_in).
+
+    Notes
+    -----
+    Cost: 2 n_rows n_in n_out flop.
+    """
+    n_vectors = (layer.n_out + lanes(grads) - 1) // lanes(grads)
+    grad = Matrix(grads, layer.weight_start, layer.out_stride)
+    vector = 0
+    while vector < n_vectors:
+        column = vector * lanes(grads)
+        g, out = panel(grad_y, column), panel(grad, column)
+        if vector + TILE_VECTORS <= n_vectors:
+            weight_gradient_panel(shape(TILE_ROWS, TILE_VECTORS), x, g, out, n_rows, k_start, k_stop, accumulate)
+            vector += TILE_VECTORS
+        else:
+            weight_gradient_panel(shape(TILE_ROWS, 1), x, g, out, n_rows, k_start, k_stop, accumulate)
+            vector += 1
+
+
+@cpu_kernel
+def sparse_weight_gradient(rows, order, grad_y, layer, grads, n_rows, k_start, k_stop, accumulate):
+    """`dense_weight_gradient` for CSR rows ``order[i]``; their columns must be sorted and unique."""
+    row_shape, width = shape(1, 1), lanes(grads)
+    if not accumulate:
+        for position in range(
+            layer.weight_start + k_start * layer.out_stride, layer.weight_start + k_stop * layer.out_stride, width
+        ):
+            tile_store(tile_zeros(row_shape, grads), grads, position, 0)
+    for i in range(n_rows):
+        for p in range(rows.indptr[order[i]], rows.indptr[order[i] + 1]):
+            k = rows.indices[p]
+            if k_start <= k < k_stop:
+                for column in range(0, layer.n_out, width):
+                    position = layer.weight_start + k * layer.out_stride + column
+                    total = tile_load(row_shape, grads, position, 0)
+                    y_position = grad_y.start + i * grad_y.stride + column
+                    total = tile_rank1(total, rows.values, p, 0, grad_y.data, y_position)
+                    tile_store(total, grads, position, 0)
+
+
+@cpu_kernel
+def bias_gradient(grad_y, layer, grads, n_rows, accumulate):
+    """``grad_bias = sum over i of grad_y[i]``, overwritten or added to."""
+    row_shape = shape(1, 1)
+    for column in range(0, layer.n_out, lanes(grads)):
+        position = layer.bias_start + column
+        total = tile_load(row_shape, grads, position, 0) if accumulate else tile_zeros(row_shape, grads)
+        for i in range(n_rows):
+            total = total + tile_load(row_shape, grad_y.data, grad_y.start + i * grad_y.stride + column, 0)
+        tile_store(total, grads, position, 0)

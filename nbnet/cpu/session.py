@@ -1,0 +1,313 @@
+"""The host side of one network on the CPU: memory, workers, and plain calls around the compiled walk."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.lib.stride_tricks import as_strided
+from scipy.special import xlogy
+
+from ..network import Loss, Network, Optimizer, aligned_zeros, round_up, weight_of
+from . import walk
+from .simd import TILE_ROWS
+from .walk import Model, Plan, Record, Rows, Rule, Targets, Workspace
+from .workers import Workers, choose_n_workers
+
+FLOP_A_CALL = 4e9  # a kernel returns to Python about every 0.1 s, so that Ctrl-C is heard
+GRADIENT_ROWS = 1024  # rows at a time in `Session.loss_and_gradient`
+PIECES = 64  # elements of a worker's scratch: two vectors of the widest
+
+
+def as_rows(X) -> Rows:
+    """`X`, a 2-D array or a CSR matrix (sorted, no repeats), as kernels read it; nothing is copied.
+
+    Parameters
+    ----------
+    X : ndarray (n_samples, n_features) or CSR matrix or array
+        Any strides; an array whose strides are no multiples of its item size is copied.
+    """
+    if hasattr(X, "indptr"):
+        kind = np.int32 if X.indices.dtype == np.int32 and X.indptr.dtype == np.int32 else np.int64
+        indices, indptr = (_read_only(np.ascontiguousarray(a, kind)) for a in (X.indices, X.indptr))
+        return Rows(_read_only(np.ascontiguousarray(X.data)), indices, indptr, 0, 0, 0, *X.shape)
+    size = X.itemsize
+    if any(stride % size for stride in X.strides) or not X.flags.aligned:
+        X = np.ascontiguousarray(X)
+    # a flat view over the memory that X lies in, so that one compiled kernel reads every layout
+    reach = [(n - 1) * stride // size for n, stride in zip(X.shape, X.strides, strict=True)]
+    lowest, highest = sum(min(r, 0) for r in reach), sum(max(r, 0) for r in reach)
+    if not X.size:
+        lowest = highest = 0
+    corner = X
+    for axis, r in enumerate(reach):
+        if r < 0:
+            corner = np.flip(corner, axis)
+    values = as_strided(corner, (highest - lowest + 1,), (size,), writeable=False) if X.size else _read_only(X.ravel())
+    empty = _read_only(np.empty(0, np.int32))
+    row_stride, column_stride = (stride // size for stride in X.strides)
+    return Rows(values, empty, empty, -lowest, row_stride, column_stride, *X.shape)
+
+
+def _read_only(array: np.ndarray) -> np.ndarray:
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
+def as_targets(labels, values, weights, n_outputs: int, dtype) -> Targets:
+    """Canonical arrays: `labels` int32 or None, `values` of `dtype` or None, `weights` of `dtype`."""
+    if labels is None:
+        labels = np.empty(0, np.int32)
+    if values is None:
+        values = np.empty((0, 0), dtype)
+    return Targets(
+        np.ascontiguousarray(labels, np.int32),
+        np.ascontiguousarray(values, dtype),
+        np.ascontiguousarray(weights, dtype),
+        int(n_outputs),
+    )
+
+
+class EpochResult(NamedTuple):
+    """What an epoch reports."""
+
+    loss: float  # mean over rows of the batch's mean loss, the L2 penalty included: scikit-learn's `loss_`
+
+
+class Session:
+    """One network's parameters in use: training, gradients, losses, predictions.
+
+    Parameters
+    ----------
+    network : Network
+    params : float32 or float64 (n_params,)
+        Updated in place by training.
+    loss : Loss
+    loss_parameter : float
+        Huber's delta or the quantile.
+    label_smoothing : float
+    n_jobs : int or None
+        See `choose_n_workers`.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        params: np.ndarray,
+        loss: Loss,
+        *,
+        loss_parameter: float = 0.0,
+        label_smoothing: float = 0.0,
+        n_jobs: int | None = None,
+    ):
+        self.network = network
+        self.params = params
+        self.loss = Loss(loss)
+        self.loss_parameter = float(loss_parameter)
+        self.label_smoothing = float(label_smoothing)
+        self.n_jobs = n_jobs
+        self.n_outputs = int(network.layers["n_out"][-1])
+        self._flop_a_row = float(np.sum(2.0 * network.layers["n_in"] * network.layers["n_out"]))
+        self._none = np.empty(0, params.dtype)
+
+    # ---------------------------------------------------------------- training
+
+    def prepare(
+        self,
+        optimizer: Optimizer,
+        batch_size: int,
+        *,
+        momentum: float = 0.9,
+        nesterov: bool = True,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        alpha: float = 0.0,
+        max_grad_norm: float | None = None,
+        seed: int = 0,
+    ) -> None:
+        """Sets the update rule, with moments of zero, and makes room for batches of `batch_size` rows."""
+        self.optimizer = Optimizer(optimizer)
+        self.batch_size = int(batch_size)
+        self.alpha = float(alpha)
+        self.beta_1, self.beta_2 = float(beta_1), float(beta_2)
+        self.moments = aligned_zeros(2 * self.network.n_params, self.params.dtype)
+        self.n_workers = choose_n_workers(self.n_jobs, 3.0 * self._flop_a_row * batch_size)
+        self._grads = aligned_zeros(self.network.n_params, self.params.dtype)
+        self._work = self._workspace(batch_size, self.n_workers)
+        self._rule = self._make_rule(
+            optimizer=int(self.optimizer),
+            momentum=float(momentum),
+            nesterov=bool(nesterov),
+            gap_1=1.0 - self.beta_1,
+            gap_2=1.0 - self.beta_2,
+            epsilon=float(epsilon),
+            max_grad_norm=0.0 if max_grad_norm is None else float(max_grad_norm),
+            seed=np.uint64(seed),
+        )
+
+    def train_epoch(
+        self, rows: Rows, targets: Targets, order: np.ndarray, rates: np.ndarray, decays: np.ndarray, step0: int
+    ) -> EpochResult:
+        """One pass over the rows `order`, in batches of the prepared size.
+
+        Parameters
+        ----------
+        rows : Rows
+        targets : Targets
+        order : int64 (n,)
+            Row numbers; batch b is ``order[b * batch_size : (b + 1) * batch_size]``.
+        rates, decays : float64 (n_batches,)
+            Learning rate, and decoupled weight decay, of each step.
+        step0 : int
+            Steps made before this epoch.
+
+        Raises
+        ------
+        KeyboardInterrupt
+            Within about 0.1 s; the parameters are those after the last whole batch.
+        """
+        starts = np.arange(0, order.size, self.batch_size)
+        sizes = np.minimum(self.batch_size, order.size - starts)
+        ordered_weights = targets.weights[order].astype(np.float64)
+        weight_sums = np.add.reduceat(ordered_weights, starts)
+        scales = np.divide(1.0, weight_sums, out=np.zeros_like(weight_sums), where=weight_sums > 0)
+        steps = step0 + 1.0 + np.arange(starts.size)
+        rates = np.asarray(rates, np.float64)
+        if self.optimizer != Optimizer.SGD:
+            rates = rates * np.sqrt(1.0 - self.beta_2**steps) / (1.0 - self.beta_1**steps)
+        alpha = 0.0 if self.optimizer == Optimizer.ADAMW else self.alpha
+        decays = np.ascontiguousarray(decays, np.float64)
+        penalties = np.zeros(starts.size)
+        record = self._record(order.size)
+        model = Model(self.network.layers, self.params, self._grads, self.moments)
+        chunk = max(1, int(FLOP_A_CALL / (3.0 * self._flop_a_row * self.batch_size)))
+        with Workers(self.n_workers) as workers:
+            for first in range(0, starts.size, chunk):
+                last = min(first + chunk, starts.size)
+                plan = Plan(order, rates, alpha * scales, decays, scales, self.batch_size, first, last, step0)
+                workers.run(walk.train_epoch, model, rows, targets, self._work, plan, self._rule, record, penalties)
+        losses = self._row_losses(record, targets, order) * ordered_weights
+        batch_losses = np.add.reduceat(losses, starts) * scales + 0.5 * alpha * penalties * scales
+        return EpochResult(float(np.sum(batch_losses * sizes) / order.size))
+
+    def loss_and_gradient(self, rows: Rows, targets: Targets, alpha: float) -> tuple[float, np.ndarray]:
+        """Weighted mean loss over all rows plus ``alpha / 2 |W|**2 / sum of weights``, and its gradient (n_params,)."""
+        n = rows.n_rows
+        weight_sum = float(targets.weights.sum(dtype=np.float64))
+        scale = 1.0 / weight_sum if weight_sum > 0 else 0.0
+        if not hasattr(self, "_full_work"):
+            block = min(n, GRADIENT_ROWS)
+            self._full_workers = choose_n_workers(self.n_jobs, 3.0 * self._flop_a_row * block)
+            self._full_work = self._workspace(block, self._full_workers)
+        grads = aligned_zeros(self.network.n_params, self.params.dtype)
+        record, order = self._record(n), np.arange(n)
+        model = Model(self.network.layers, self.params, grads, self._none)
+        with Workers(self._full_workers) as workers:
+            workers.run(
+                walk.full_gradient, model, rows, targets, self._full_work, scale, self._make_rule(), record, order
+            )
+        loss = float(np.sum(self._row_losses(record, targets, order) * targets.weights, dtype=np.float64)) * scale
+        for row in self.network.layers:
+            weight = weight_of(self.params, row)
+            loss += 0.5 * alpha * scale * float(np.vdot(weight, weight))
+            weight_of(grads, row)[:] += (alpha * scale) * weight
+        return loss, grads
+
+    # ---------------------------------------------------------------- without training
+
+    def evaluate(self, rows: Rows, targets: Targets) -> float:
+        """Weighted mean loss of the rows, without penalty and without dropout."""
+        n = rows.n_rows
+        record = self._record(n)
+        n_workers = choose_n_workers(self.n_jobs, self._flop_a_row * n)
+        model = Model(self.network.layers, self.params, self._none, self._none)
+        with Workers(n_workers) as workers:
+            work = self._predict_workspace(n, n_workers, with_slopes=True)
+            workers.run(walk.evaluate, model, rows, targets, work, self._make_rule(), record)
+        losses = self._row_losses(record, targets, slice(None)).astype(np.float64)
+        return float(np.average(losses, weights=targets.weights))
+
+    def predict(self, rows: Rows, out: np.ndarray | None = None) -> np.ndarray:
+        """Predictions (n_rows, n_outputs): softmax, logistic, exp or the output itself, by the loss."""
+        n = rows.n_rows
+        if out is None:
+            out = np.empty((n, self.n_outputs), self.params.dtype)
+        n_workers = choose_n_workers(self.n_jobs, self._flop_a_row * n)
+        model = Model(self.network.layers, self.params, self._none, self._none)
+        with Workers(n_workers) as workers:
+            work = self._predict_workspace(n, n_workers, with_slopes=False)
+            workers.run(walk.predict, model, rows, work, int(self.loss), out)
+        return out
+
+    # ---------------------------------------------------------------- memory
+
+    def _workspace(self, n_rows: int, n_workers: int) -> Workspace:
+        """Room for a batch that all workers share."""
+        dtype, network = self.params.dtype, self.network
+        capacity = round_up(n_rows)
+        n_blocks = int(np.sum(-(-network.layers["n_in"] // TILE_ROWS))) + network.layers.size
+        return Workspace(
+            inputs=aligned_zeros(capacity * int(network.layers["in_stride"][0]), dtype),
+            outputs=aligned_zeros(capacity * network.output_width, dtype),
+            slopes=aligned_zeros(capacity * network.output_width, dtype),
+            none=self._none,
+            transposed=aligned_zeros(network.transposed_size, dtype),
+            pieces=np.zeros((n_workers, PIECES), dtype),
+            squares=np.zeros(n_blocks),
+            capacity=capacity,
+        )
+
+    def _predict_workspace(self, n_rows: int, n_workers: int, with_slopes: bool) -> Workspace:
+        """Room for PREDICT_ROWS rows (fewer if there are fewer) a worker."""
+        dtype, network = self.params.dtype, self.network
+        capacity = round_up(min(n_rows, walk.PREDICT_ROWS))
+
+        def rows_of_workers(width: int) -> np.ndarray:
+            return aligned_zeros(n_workers * capacity * width, dtype).reshape(n_workers, -1)
+
+        return Workspace(
+            inputs=rows_of_workers(int(network.layers["in_stride"][0])),
+            outputs=rows_of_workers(network.output_width),
+            slopes=rows_of_workers(network.output_width if with_slopes else 0),
+            none=self._none,
+            transposed=self._none,
+            pieces=np.zeros((n_workers, PIECES), dtype),
+            squares=np.zeros(0),
+            capacity=capacity,
+        )
+
+    def _record(self, n_rows: int) -> Record:
+        dtype = self.params.dtype
+        return Record(np.ones(n_rows, dtype), np.zeros(n_rows, dtype), np.zeros(0, dtype))
+
+    def _make_rule(self, **changes) -> Rule:
+        rule = Rule(
+            loss=int(self.loss),
+            loss_parameter=self.loss_parameter,
+            label_smoothing=self.label_smoothing,
+            optimizer=int(Optimizer.SGD),
+            momentum=0.0,
+            nesterov=False,
+            gap_1=0.0,
+            gap_2=0.0,
+            epsilon=0.0,
+            max_grad_norm=0.0,
+            seed=np.uint64(0),
+        )
+        return rule._replace(**changes)
+
+    def _row_losses(self, record: Record, targets: Targets, order) -> np.ndarray:
+        """Loss of each row; order picks the rows of `targets` that `record` is about.
+
+        As in scikit-learn, the squared error is averaged over outputs, and Poisson's loss is zero where the prediction is
+        exact.
+        """
+        losses = np.log(record.sums) + record.gaps
+        if self.loss == Loss.SQUARED_ERROR:
+            return losses / self.n_outputs
+        if self.loss == Loss.POISSON:
+            values = targets.values[order]
+            return losses + (xlogy(values, values) - values).sum(axis=1)
+        return losses

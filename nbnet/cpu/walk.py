@@ -1,0 +1,361 @@
+"""The compiled loops that walk the layer table: one training epoch, one gradient, one prediction.
+
+Adding a layer means one branch in `forward`, one in `backward` and one in `gradients`.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ..jit import cpu_kernel
+from .dense import (
+    Matrix,
+    bias_gradient,
+    dense_backward,
+    dense_forward,
+    dense_weight_gradient,
+    gather,
+    sparse_forward,
+    sparse_weight_gradient,
+    transpose_weight,
+)
+from .dropout import dropout_forward
+from .losses import apply_inverse_link, apply_loss
+from .optimizers import optimizer_step, sum_of_squares
+from .simd import TILE_ROWS
+from .workers import barrier, share_of
+
+PREDICT_ROWS = 64  # rows that go through all layers together in prediction: their activations stay in the second cache
+
+
+class Rows(NamedTuple):
+    """X as kernels read it, without a copy. Dense: element (i, j) is ``values[start + i * row_stride + j *
+    column_stride]``. CSR (`indptr` has elements): scikit-learn's and SciPy's three arrays, sorted, without repeats."""
+
+    values: np.ndarray
+    indices: np.ndarray
+    indptr: np.ndarray
+    start: int
+    row_stride: int
+    column_stride: int
+    n_rows: int
+    n_columns: int
+
+
+class Targets(NamedTuple):
+    """What to learn. `labels` (n,) int32 for the softmax, else empty; `values` (n, n_outputs) for the other losses, else
+    empty; `weights` (n,)."""
+
+    labels: np.ndarray
+    values: np.ndarray
+    weights: np.ndarray
+    n_outputs: int
+
+
+class Model(NamedTuple):
+    """The two arrays of a network and what training keeps beside the parameters, all at the same positions."""
+
+    layers: np.ndarray
+    params: np.ndarray
+    grads: np.ndarray
+    moments: np.ndarray
+
+
+class Workspace(NamedTuple):
+    """Memory for `capacity` rows: `outputs` and `slopes` hold layer l's rows from ``output_start * capacity`` on."""
+
+    inputs: np.ndarray
+    outputs: np.ndarray
+    slopes: np.ndarray  # first the activations' slopes, then the gradients in their place
+    none: np.ndarray  # no elements: stands for slopes that nobody wants
+    transposed: np.ndarray
+    pieces: np.ndarray  # (n_workers, 64)
+    squares: np.ndarray  # sums of squares, one a block of TILE_ROWS rows of a weight, then one a bias
+    capacity: int
+
+
+class Rule(NamedTuple):
+    """What stays the same in all steps of a fit."""
+
+    loss: int
+    loss_parameter: float
+    label_smoothing: float
+    optimizer: int
+    momentum: float
+    nesterov: bool
+    gap_1: float  # 1 - beta_1
+    gap_2: float  # 1 - beta_2
+    epsilon: float
+    max_grad_norm: float  # 0: no clipping
+    seed: int  # uint64
+
+
+class StepSize(NamedTuple):
+    """What one update multiplies with; see `optimizer_step`."""
+
+    rate: float
+    l2: float
+    decay: float
+    clip: float
+
+
+class Plan(NamedTuple):
+    """The steps of an epoch; this call does batches [first, last)."""
+
+    order: np.ndarray  # int64 (n,): batch b is order[b * batch_size : (b + 1) * batch_size]
+    rates: np.ndarray  # float64 (n_batches,), the correction of Adam's bias in it
+    l2: np.ndarray  # float64 (n_batches,)
+    decays: np.ndarray  # float64 (n_batches,)
+    scales: np.ndarray  # float64 (n_batches,): one over the sum of the batch's weights
+    batch_size: int
+    first: int
+    last: int
+    step: int  # number of the epoch's first step
+
+
+class Record(NamedTuple):
+    """What a batch's loss leaves: see `losses`."""
+
+    sums: np.ndarray
+    gaps: np.ndarray
+    pieces: np.ndarray
+
+
+class Mode(NamedTuple):
+    """How to go forward: for training, `slopes` are wanted and dropout draws from (seed, step); else no elements."""
+
+    slopes: np.ndarray
+    seed: int  # uint64
+    step: int  # uint64
+
+
+@cpu_kernel
+def output_of(layer, data, capacity):
+    """The matrix of a layer's outputs (or slopes) in the workspace."""
+    return Matrix(data, layer.output_start * capacity, layer.out_stride)
+
+
+@cpu_kernel
+def forward(model, rows, order, work, mode, i_start, i_stop):
+    """Rows [i_start, i_stop) of a batch through all layers; the last one's slopes are never wanted."""
+    n_layers, slopes = model.layers.size, mode.slopes
+    for number in range(n_layers):
+        layer = model.layers[number]
+        y = output_of(layer, work.outputs, work.capacity)
+        wanted = slopes if number < n_layers - 1 else work.none
+        if number == 0 and rows.indptr.size > 0:
+            sparse_forward(rows, order, model.params, layer, y, wanted, i_start, i_stop)
+        else:
+            if number == 0:
+                x = Matrix(work.inputs, 0, layer.in_stride)
+                gather(rows, order, i_start, i_stop, x)
+            else:
+                x = output_of(model.layers[number - 1], work.outputs, work.capacity)
+            dense_forward(x, model.params, layer, y, wanted, i_start, i_stop)
+        if layer.dropout > 0.0 and slopes.size > 0:
+            dropout_forward(y, layer, slopes, mode.seed, mode.step, np.uint64(number), i_start, i_stop)
+
+
+@cpu_kernel
+def backward(model, work, i_start, i_stop):
+    """From the gradient of the last layer's output to that of every layer's affine map, rows [i_start, i_stop)."""
+    for number in range(model.layers.size - 1, 0, -1):
+        grad_y = output_of(model.layers[number], work.slopes, work.capacity)
+        grad_x = output_of(model.layers[number - 1], work.slopes, work.capacity)
+        dense_backward(grad_y, work.transposed, model.layers[number], grad_x, i_start, i_stop)
+
+
+@cpu_kernel
+def gradients(model, rows, order, work, accumulate, team):
+    """This worker's share of the parameters' gradient: a range of rows of each weight; the last worker has the biases."""
+    for number in range(model.layers.size - 1, -1, -1):
+        layer = model.layers[number]
+        grad_y = output_of(layer, work.slopes, work.capacity)
+        k_start, k_stop = share_of(layer.n_in, TILE_ROWS, team)
+        if team.worker == team.n_workers - 1:
+            bias_gradient(grad_y, layer, model.grads, order.size, accumulate)
+        if number == 0 and rows.indptr.size > 0:
+            sparse_weight_gradient(
+                rows, order, grad_y, layer, model.grads, order.size, k_start, k_stop, accumulate
+            )
+        else:
+            if number == 0:
+                x = Matrix(work.inputs, 0, layer.in_stride)
+            else:
+                x = output_of(model.layers[number - 1], work.outputs, work.capacity)
+            dense_weight_gradient(x, grad_y, layer, model.grads, order.size, k_start, k_stop, accumulate)
+
+
+@cpu_kernel
+def batch_gradient(model, rows, targets, order, work, scale, rule, mode, record, accumulate, team):
+    """Forward, loss, backward and gradients of one batch; False if another worker failed.
+
+    The rows of the batch belong to one worker from gather to backward, so no layer waits for another worker.
+    """
+    i_start, i_stop = share_of(order.size, TILE_ROWS, team)
+    forward(model, rows, order, work, mode, i_start, i_stop)
+    for number in range(1, model.layers.size):
+        transpose_weight(model.params, model.layers[number], work.transposed, team)
+    last = model.layers[model.layers.size - 1]
+    z, grad_z = output_of(last, work.outputs, work.capacity), output_of(last, work.slopes, work.capacity)
+    apply_loss(z, targets, order, scale, rule, grad_z, record, (i_start, i_stop))
+    if not barrier(team):  # the transposed weights are ready
+        return False
+    backward(model, work, i_start, i_stop)
+    if not barrier(team):  # all rows' gradients are ready
+        return False
+    gradients(model, rows, order, work, accumulate, team)
+    return True
+
+
+@cpu_kernel
+def clip_factor(model, work, rule, team):
+    """min(1, max_grad_norm / norm of the gradient); -1 if another worker failed."""
+    block = 0
+    for number in range(model.layers.size):
+        layer = model.layers[number]
+        k_start, k_stop = share_of(layer.n_in, TILE_ROWS, team)
+        for k in range(k_start, k_stop, TILE_ROWS):
+            start = layer.weight_start + k * layer.out_stride
+            stop = layer.weight_start + min(k + TILE_ROWS, k_stop) * layer.out_stride
+            work.squares[block + k // TILE_ROWS] = sum_of_squares(model.grads, start, stop)
+        block += (layer.n_in + TILE_ROWS - 1) // TILE_ROWS
+    if team.worker == team.n_workers - 1:
+        for number in range(model.layers.size):
+            layer = model.layers[number]
+            work.squares[block + number] = sum_of_squares(
+                model.grads, layer.bias_start, layer.bias_start + layer.out_stride
+            )
+    if not barrier(team):
+        return -1.0
+    norm = np.sqrt(work.squares.sum())
+    if not barrier(team):  # all have read the squares
+        return -1.0
+    return rule.max_grad_norm / norm if norm > rule.max_grad_norm else 1.0
+
+
+@cpu_kernel
+def update(model, work, step, rule, team):
+    """The optimizer on the parameters whose gradients this worker has; leaves sums of squares of the weights before it."""
+    block = 0
+    no_decay = StepSize(step.rate, 0.0, 0.0, step.clip)
+    for number in range(model.layers.size):
+        layer = model.layers[number]
+        k_start, k_stop = share_of(layer.n_in, TILE_ROWS, team)
+        for k in range(k_start, k_stop, TILE_ROWS):
+            start = layer.weight_start + k * layer.out_stride
+            stop = layer.weight_start + min(k + TILE_ROWS, k_stop) * layer.out_stride
+            work.squares[block + k // TILE_ROWS] = optimizer_step(
+                model.params, model.grads, model.moments, start, stop, step, rule
+            )
+        block += (layer.n_in + TILE_ROWS - 1) // TILE_ROWS
+        if team.worker == team.n_workers - 1:
+            stop = layer.bias_start + layer.out_stride
+            optimizer_step(model.params, model.grads, model.moments, layer.bias_start, stop, no_decay, rule)
+    if team.worker == team.n_workers - 1:
+        work.squares[block:] = 0.0
+
+
+@cpu_kernel
+def train_epoch(model, rows, targets, work, plan, rule, record, penalties, team):
+    """Batches [plan.first, plan.last) of an epoch.
+
+    Parameters
+    ----------
+    model : Model
+        `params` and `moments` are updated, `grads` overwritten.
+    record : Record
+        ``sums[p]`` and ``gaps[p]`` of the row at position p of `plan.order`; overwritten.
+    penalties : float64 (n_batches,)
+        Sum of squares of all weights before each step; overwritten.
+    """
+    for batch in range(plan.first, plan.last):
+        start = batch * plan.batch_size
+        stop = min(start + plan.batch_size, plan.order.size)
+        order = plan.order[start:stop]
+        of_batch = Record(record.sums[start:stop], record.gaps[start:stop], work.pieces[team.worker])
+        mode = Mode(work.slopes, rule.seed, np.uint64(plan.step + batch))
+        scale = plan.scales[batch]
+        if not batch_gradient(model, rows, targets, order, work, scale, rule, mode, of_batch, False, team):
+            return
+        clip = clip_factor(model, work, rule, team) if rule.max_grad_norm > 0.0 else 1.0
+        if clip < 0.0:
+            return
+        update(model, work, StepSize(plan.rates[batch], plan.l2[batch], plan.decays[batch], clip), rule, team)
+        if not barrier(team):  # the parameters are ready
+            return
+        if team.worker == 0:
+            penalties[batch] = work.squares.sum()
+
+
+@cpu_kernel
+def full_gradient(model, rows, targets, work, scale, rule, record, order, team):
+    """Gradient of the loss over all rows, `work.capacity` rows at a time; `model.grads` is overwritten."""
+    for start in range(0, order.size, work.capacity):
+        stop = min(start + work.capacity, order.size)
+        of_block = Record(record.sums[start:stop], record.gaps[start:stop], work.pieces[team.worker])
+        mode = Mode(work.slopes, rule.seed, np.uint64(0))
+        block = order[start:stop]
+        if not batch_gradient(model, rows, targets, block, work, scale, rule, mode, of_block, start > 0, team):
+            return
+        if not barrier(team):
+            return
+
+
+@cpu_kernel
+def worker_space(work, worker):
+    """One worker's own part of a workspace whose arrays have a row a worker."""
+    return Workspace(
+        work.inputs[worker],
+        work.outputs[worker],
+        work.slopes[worker],
+        work.none,
+        work.transposed,
+        work.pieces,
+        work.squares,
+        work.capacity,
+    )
+
+
+@cpu_kernel
+def predict(model, rows, work, loss, out, team):
+    """Predictions of all rows, PREDICT_ROWS at a time through all layers.
+
+    Parameters
+    ----------
+    work : Workspace
+        Inputs, outputs and slopes have one row a worker.
+    out : (n_rows, n_outputs)
+        Overwritten.
+    """
+    own = worker_space(work, team.worker)
+    mode = Mode(work.none, np.uint64(0), np.uint64(0))
+    last = model.layers[model.layers.size - 1]
+    order = np.empty(PREDICT_ROWS, np.int64)
+    first, end = share_of(rows.n_rows, TILE_ROWS, team)
+    for start in range(first, end, PREDICT_ROWS):
+        n = min(PREDICT_ROWS, end - start)
+        for i in range(n):
+            order[i] = start + i
+        forward(model, rows, order, own, mode, 0, n)
+        apply_inverse_link(output_of(last, own.outputs, own.capacity), loss, last.n_out, out, start, n)
+
+
+@cpu_kernel
+def evaluate(model, rows, targets, work, rule, record, team):
+    """The loss of all rows without dropout, left in `record`; the workspace is as for `predict`."""
+    own = worker_space(work, team.worker)
+    mode = Mode(work.none, np.uint64(0), np.uint64(0))
+    last = model.layers[model.layers.size - 1]
+    order = np.empty(PREDICT_ROWS, np.int64)
+    first, end = share_of(rows.n_rows, TILE_ROWS, team)
+    for start in range(first, end, PREDICT_ROWS):
+        n = min(PREDICT_ROWS, end - start)
+        for i in range(n):
+            order[i] = start + i
+        forward(model, rows, order, own, mode, 0, n)
+        z, scratch = output_of(last, own.outputs, own.capacity), output_of(last, own.slopes, own.capacity)
+        of_block = Record(record.sums[start : start + n], record.gaps[start : start + n], work.pieces[team.worker])
+        apply_loss(z, targets, order, 1.0, rule, scratch, of_block, (0, n))

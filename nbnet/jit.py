@@ -1,0 +1,183 @@
+"""The only place with compile options and with the location of the compilation cache.
+
+Every kernel wears `@cpu_kernel`, every small function on tiles that a kernel calls `@cpu_inline`, and the maths of
+`nbnet.scalar` `@elementwise`. No fastmath flag is set: products are fused where the source says `fma` and nowhere else, so
+the same formula gives the same bits in every kernel that inlines it, and `isnan` works.
+
+Compiled code is kept in a folder whose name is a hash of what it depends on: the package's sources (Numba itself does
+not notice an edit in a callee's file), the versions of Numba, llvmlite and Python, and the options that change code. The
+folder lies in the first of
+
+1. `NBNET_CACHE_DIR`,
+2. `NUMBA_CACHE_DIR`, in a folder `nbnet`,
+3. the user's cache directory,
+
+that can be written. Where none can, kernels are compiled anew in each process and one warning says so.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import llvmlite
+import numba
+from numba.core import caching, config
+from numba.extending import register_jitable
+
+JIT_DISABLED = bool(config.DISABLE_JIT)
+BOUNDS_CHECKED = bool(config.BOUNDSCHECK)
+
+elementwise = register_jitable(forceinline=True)
+
+
+def cpu_kernel(function: Callable) -> Callable:
+    """Compile `function` without the GIL on first call with new types; keep the code on disk."""
+    return _compile(function)
+
+
+def cpu_inline(function: Callable) -> Callable:
+    """Like `cpu_kernel`, for a function that is always inlined into its caller (tiles then stay in registers)."""
+    return _compile(function, forceinline=True)
+
+
+def _compile(function: Callable, **options) -> Callable:
+    dispatcher = numba.njit(nogil=True, error_model="numpy", **options)(function)
+    if not JIT_DISABLED and cache_directory() is not None:
+        dispatcher._cache = _KernelCache(dispatcher.py_func)
+    return dispatcher
+
+
+# ---------------------------------------------------------------- where compiled code is kept
+
+
+@functools.cache
+def cache_directory() -> Path | None:
+    """Folder of this version's compiled code, created on the first call; None where nothing can be written."""
+    candidates = []
+    if os.environ.get("NBNET_CACHE_DIR"):
+        candidates.append(Path(os.environ["NBNET_CACHE_DIR"]))
+    if os.environ.get("NUMBA_CACHE_DIR"):
+        candidates.append(Path(os.environ["NUMBA_CACHE_DIR"]) / "nbnet")
+    candidates.append(_user_cache_directory() / "nbnet")
+    for candidate in candidates:
+        folder = candidate / _code_version()
+        if _is_writable(folder):
+            return folder
+    warnings.warn(
+        "nbnet cannot write its compilation cache to "
+        + " or ".join(str(candidate) for candidate in candidates)
+        + ": kernels are compiled anew in each process. Set NBNET_CACHE_DIR to a folder that can be written.",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+    return None
+
+
+def _user_cache_directory() -> Path:
+    try:
+        home = Path.home()
+    except RuntimeError:  # no home directory can be determined
+        home = Path(tempfile.gettempdir())
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
+    if sys.platform == "darwin":
+        return home / "Library" / "Caches"
+    return Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
+
+
+def _is_writable(folder: Path) -> bool:
+    """Whether files can be made in `folder`; a cache warmed by another user is readable and counts as well."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return folder.is_dir() and any(folder.iterdir())
+
+
+@functools.cache
+def _code_version() -> str:
+    digest = hashlib.sha256()
+    root = Path(__file__).parent
+    sources = [root / name for name in ("jit.py", "network.py", "random.py", "scalar.py")]
+    for path in [*sources, *sorted((root / "cpu").glob("*.py"))]:
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    options = (numba.__version__, llvmlite.__version__, sys.version_info[:3], BOUNDS_CHECKED, config.OPT)
+    digest.update(repr(options).encode())
+    return digest.hexdigest()[:16]
+
+
+class _FolderLocator:
+    """Says where Numba keeps the code of one function: all functions in `cache_directory()`."""
+
+    def __init__(self, py_func: Callable):
+        self._module = py_func.__module__
+
+    @classmethod
+    def from_function(cls, py_func: Callable, py_file: str) -> _FolderLocator:
+        return cls(py_func)
+
+    def ensure_cache_path(self) -> None:
+        """The folder was made by `cache_directory`."""
+
+    def get_cache_path(self) -> str:
+        return str(cache_directory())
+
+    def get_source_stamp(self) -> str:
+        return _code_version()
+
+    def get_disambiguator(self) -> str:
+        return self._module.replace(".", "_")
+
+
+class _FolderCacheImpl(caching.CompileResultCacheImpl):
+    _locator_classes = (_FolderLocator,)
+
+
+class _FolderCacheFile(caching.IndexDataCacheFile):
+    """Names a data file by its signature: with Numba's running numbers, two processes that compile at once could each
+    write the other's."""
+
+    def load(self, key):
+        try:
+            return super().load(key)
+        except Exception:  # a damaged file is the same as none: it is written anew
+            return None
+
+    def _load_index(self) -> dict:
+        try:
+            return super()._load_index()
+        except Exception:
+            return {}
+
+    def save(self, key, data) -> None:
+        name = f"{self._index_name[:-4]}.{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}.nbc"
+        self._save_data(name, data)
+        overloads = self._load_index()
+        overloads[key] = name
+        self._save_index(overloads)
+
+
+class _KernelCache(caching.FunctionCache):
+    _impl_class = _FolderCacheImpl
+
+    def __init__(self, py_func: Callable):
+        super().__init__(py_func)
+        self._cache_file = _FolderCacheFile(
+            cache_path=self._cache_path,
+            filename_base=self._impl.filename_base,
+            source_stamp=self._impl.locator.get_source_stamp(),
+        )
+
+    def save_overload(self, sig, data) -> None:
+        try:
+            super().save_overload(sig, data)
+        except OSError:  # the folder is full or was warmed by another user: run on what was compiled
+            pass

@@ -1,0 +1,197 @@
+"""A network is two arrays: one flat vector of parameters and a small table with one row a layer.
+
+Layout rules, the same for every backend:
+
+- every tensor starts at a multiple of 32 elements, so that it starts on a cache line in float32 and float64;
+- every matrix has a leading dimension that is a multiple of 16, and an odd multiple of 16 from 256 columns on:
+  rows a power of two apart fall into the same sets of the cache;
+- pad columns and pad rows are zero and stay zero, so no kernel needs a masked tail.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import NamedTuple
+
+import numpy as np
+
+from . import random
+
+
+class LayerKind(IntEnum):
+    """What a row of the table computes."""
+
+    DENSE = 0
+
+
+class Activation(IntEnum):
+    """Elementwise function after a layer's affine map; formulas in `nbnet.scalar`."""
+
+    IDENTITY = 0
+    RELU = 1
+    LEAKY_RELU = 2
+    ELU = 3
+    GELU = 4
+    SILU = 5
+    TANH = 6
+    LOGISTIC = 7
+    SOFTPLUS = 8
+
+
+class Loss(IntEnum):
+    """Training loss, together with the inverse link that turns the last layer's output into a prediction."""
+
+    SOFTMAX_CROSS_ENTROPY = 0
+    SIGMOID_CROSS_ENTROPY = 1
+    SQUARED_ERROR = 2
+    POISSON = 3
+    HUBER = 4
+    QUANTILE = 5
+
+
+class Optimizer(IntEnum):
+    """Update rule of one stochastic step."""
+
+    SGD = 0
+    ADAM = 1
+    ADAMW = 2
+
+
+ACTIVATION_CODES = {member.name.lower(): member for member in Activation}
+
+LAYER = np.dtype(
+    [
+        ("kind", np.int64),  # LayerKind
+        ("activation", np.int64),  # Activation
+        ("n_in", np.int64),
+        ("n_out", np.int64),
+        ("in_stride", np.int64),  # leading dimension of the input, and of the transposed weight
+        ("out_stride", np.int64),  # leading dimension of weight and output
+        ("weight_start", np.int64),  # in the vector: (round_up(n_in, 16), out_stride)
+        ("bias_start", np.int64),  # in the vector: (out_stride,)
+        ("transposed_start", np.int64),  # in the workspace: (round_up(n_out, 16), in_stride)
+        ("output_start", np.int64),  # per sample: multiply by the rows that the workspace holds
+        ("dropout", np.float64),  # share of outputs set to zero in training
+    ],
+    align=True,
+)
+
+PAD = 16  # leading dimensions and rows of weights are multiples of this
+TENSOR_ALIGNMENT = 32  # first element of a tensor
+ODD_FROM = 256  # from this many columns on, leading dimensions are odd multiples of PAD
+
+
+def round_up(n: int, multiple: int = PAD) -> int:
+    """Smallest multiple of `multiple` that is at least `n`."""
+    return -(-n // multiple) * multiple
+
+
+def leading_dimension(n_columns: int) -> int:
+    """Distance between two rows of a matrix with `n_columns` columns, in elements."""
+    stride = round_up(n_columns)
+    return stride + PAD if stride >= ODD_FROM and stride % (2 * PAD) == 0 else stride
+
+
+def aligned_zeros(n: int, dtype) -> np.ndarray:
+    """Zeros that start at a multiple of 64 bytes; `numpy.zeros` promises 16."""
+    dtype = np.dtype(dtype)
+    raw = np.zeros(n * dtype.itemsize + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + n * dtype.itemsize].view(dtype)
+
+
+class DenseSpec(NamedTuple):
+    """A fully connected layer: ``activation(x @ weight + bias)``, then dropout."""
+
+    n_out: int
+    activation: Activation = Activation.IDENTITY
+    dropout: float = 0.0
+
+
+class Network(NamedTuple):
+    """The layer table and what it measures.
+
+    Attributes
+    ----------
+    layers : LAYER (n_layers,)
+        One row a layer, in forward order.
+    n_params : int
+        Length of the parameter vector, pads included.
+    output_width : int
+        Elements of all layers' outputs per sample, pads included.
+    transposed_size : int
+        Elements of all transposed weights.
+    """
+
+    layers: np.ndarray
+    n_params: int
+    output_width: int
+    transposed_size: int
+
+
+def build(n_features: int, specs: Sequence[DenseSpec]) -> Network:
+    """Lay out `specs` for inputs of `n_features` columns.
+
+    Parameters
+    ----------
+    n_features : int
+        Columns of the input.
+    specs : sequence of DenseSpec
+        The layers in forward order; the last one is the output layer.
+    """
+    layers = np.zeros(len(specs), LAYER)
+    n_params = output_width = transposed_size = 0
+    n_in = n_features
+    for row, spec in zip(layers, specs, strict=True):
+        n_out = int(spec.n_out)
+        in_stride, out_stride = leading_dimension(n_in), leading_dimension(n_out)
+        row["kind"] = LayerKind.DENSE
+        row["activation"] = spec.activation
+        row["dropout"] = spec.dropout
+        row["n_in"], row["n_out"] = n_in, n_out
+        row["in_stride"], row["out_stride"] = in_stride, out_stride
+        row["weight_start"] = n_params
+        n_params = round_up(n_params + round_up(n_in) * out_stride, TENSOR_ALIGNMENT)
+        row["bias_start"] = n_params
+        n_params = round_up(n_params + out_stride, TENSOR_ALIGNMENT)
+        row["transposed_start"] = transposed_size
+        transposed_size = round_up(transposed_size + round_up(n_out) * in_stride, TENSOR_ALIGNMENT)
+        row["output_start"] = output_width
+        output_width += out_stride
+        n_in = n_out
+    return Network(layers, n_params, output_width, transposed_size)
+
+
+def weight_of(params: np.ndarray, row) -> np.ndarray:
+    """View (n_in, n_out) of one layer's weight inside the vector."""
+    start, stride = int(row["weight_start"]), int(row["out_stride"])
+    n_in, n_out = int(row["n_in"]), int(row["n_out"])
+    return params[start : start + n_in * stride].reshape(n_in, stride)[:, :n_out]
+
+
+def bias_of(params: np.ndarray, row) -> np.ndarray:
+    """View (n_out,) of one layer's bias inside the vector."""
+    start = int(row["bias_start"])
+    return params[start : start + int(row["n_out"])]
+
+
+def initialize(network: Network, dtype, seed: int) -> np.ndarray:
+    """New parameter vector: every weight and bias uniform in (-bound, bound), bound = sqrt(6 / (n_in + n_out)).
+
+    The bound is sqrt(2 / (n_in + n_out)) where the hidden activation is logistic, as in scikit-learn.
+    Layer l draws from Philox with counter (l, element), so the values depend on the seed and the shape only.
+
+    Source: Glorot, Bengio, Understanding the difficulty of training deep feedforward neural networks, 2010, eq. 16.
+    """
+    params = aligned_zeros(network.n_params, dtype)
+    hidden = network.layers["activation"][0]  # the output layer follows the hidden ones, as in scikit-learn
+    factor = 2.0 if hidden == Activation.LOGISTIC else 6.0
+    for index, row in enumerate(network.layers):
+        n_in, n_out = int(row["n_in"]), int(row["n_out"])
+        bound = np.sqrt(factor / (n_in + n_out))
+        values = random.uniform(seed, random.Stream.INITIAL_WEIGHTS, index, (n_in + 1) * n_out)
+        values = (bound * (2.0 * values - 1.0)).reshape(n_in + 1, n_out)
+        weight_of(params, row)[:] = values[:-1]
+        bias_of(params, row)[:] = values[-1]
+    return params
