@@ -33,7 +33,7 @@ TRAIN_WITH_MISH = """
 import numpy as np
 import nbnet
 from nbnet import MLPRegressor, network
-from nbnet.cpu.session import Session, Targets, as_rows
+from nbnet.cpu.session import Session, as_rows, as_targets
 
 assert network.__file__.startswith({folder!r})
 rng = np.random.default_rng(0)
@@ -41,7 +41,7 @@ X, y = rng.normal(size=(9, 3)), rng.normal(size=(9, 2))
 
 layers = network.build(3, [network.DenseSpec(5, network.Activation.MISH), network.DenseSpec(2)])
 params = network.initialize(layers, np.float64, 0)
-targets = Targets(np.empty(0, np.int32), y, np.ones(9))
+targets = as_targets(None, y, np.ones(9), 2, np.float64)
 session = Session(layers, params, network.Loss.SQUARED_ERROR, n_jobs=1)
 gradient = session.loss_and_gradient(as_rows(X), targets, 0.0)[1].copy()
 for position in np.flatnonzero(params):
