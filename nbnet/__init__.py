@@ -1,0 +1,28 @@
+"""Neural networks for scikit-learn users, in Numba."""
+
+from importlib import import_module
+
+__version__ = "0.1.0.dev0"
+
+# public name -> module that has it; imported on first use, so that `import nbnet` compiles nothing
+_PUBLIC = {
+    "MLPClassifier": "nbnet.estimators.mlp",
+    "MLPRegressor": "nbnet.estimators.mlp",
+    "HistoryDisplay": "nbnet.plotting",
+    "datasets": None,
+}
+
+__all__ = ["HistoryDisplay", "MLPClassifier", "MLPRegressor", "__version__", "datasets"]
+
+
+def __getattr__(name: str):
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = _PUBLIC[name]
+    value = import_module(f"nbnet.{name}") if module is None else getattr(import_module(module), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,1 @@
+"""The public estimators: validate, build, train, and give views of the result."""

@@ -1,0 +1,513 @@
+"""What the table estimators share: constraints, fit, views of the parameters, prediction."""
+
+from __future__ import annotations
+
+from abc import ABCMeta, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import copy
+from numbers import Integral, Real
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import scipy.sparse as sp
+from sklearn.base import BaseEstimator
+from sklearn.metrics import check_scoring, get_scorer_names
+from sklearn.model_selection import train_test_split
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, Options, StrOptions
+from sklearn.utils.validation import check_is_fitted
+
+from .. import lbfgs, network, random, trainer
+from ..network import ACTIVATION_CODES, DenseSpec, Loss, Network
+from ..progress import PROGRESS_ATTRIBUTES, Progress
+from ..schedules import LEARNING_RATES
+from .callbacks import CALLBACK_ATTRIBUTES, CallbackHooks, CallbackSupportMixin, has_callbacks
+from .presets import TABULAR
+from .scaling import BLOCK_ROWS, InputScaler, InputScaling
+from .validation import (
+    cast_finite,
+    check_activations,
+    check_hidden_layer_sizes,
+    check_validation_arguments,
+    check_weights,
+    validate_table,
+    validate_validation_table,
+)
+
+SOLVERS = ("lbfgs", *trainer.STOCHASTIC_SOLVERS)
+
+
+class Encoded(NamedTuple):
+    """Targets as numbers, one form for training and one for scoring.
+
+    Attributes
+    ----------
+    labels : int32 (n_samples,)
+        Class numbers for softmax cross-entropy; empty for other losses.
+    values : float (n_samples, n_outputs)
+        Targets of any other loss; (0, 0) for softmax.
+    original : ndarray
+        The validated y as scorers want it.
+    """
+
+    labels: np.ndarray
+    values: np.ndarray
+    original: Any
+
+    def take(self, rows: np.ndarray) -> Encoded:
+        """Some of the rows."""
+        return Encoded(
+            self.labels[rows] if self.labels.size else self.labels,
+            self.values[rows] if self.values.size else self.values,
+            self.original[rows],
+        )
+
+
+class Table(NamedTuple):
+    """Validated rows, to train or to validate on.
+
+    Attributes
+    ----------
+    X : ndarray or CSR (n_samples, n_features)
+        Not scaled.
+    encoded : Encoded
+        Targets.
+    weights : float64 (n_samples,)
+        The sample weights, for scores.
+    loss_weights : float64 (n_samples,)
+        Sample weights times class weights, for the loss.
+    """
+
+    X: Any
+    encoded: Encoded
+    weights: np.ndarray
+    loss_weights: np.ndarray
+
+    def take(self, rows: np.ndarray) -> Table:
+        """Some of the rows."""
+        return Table(self.X[rows], self.encoded.take(rows), self.weights[rows], self.loss_weights[rows])
+
+
+class Output(NamedTuple):
+    """What the targets say about the last layer."""
+
+    loss: Loss
+    n_outputs: int
+    activation: str  # scikit-learn's out_activation_
+    loss_parameter: float = 0.0
+
+
+@contextmanager
+def unchanged_on_error(estimator) -> Iterator[None]:
+    """Give the estimator back as it was if the block raises: nothing is ever half-fitted."""
+    before = vars(estimator).copy()
+    try:
+        yield
+    except BaseException:
+        kept = {key: value for key, value in vars(estimator).items() if key in CALLBACK_ATTRIBUTES}
+        vars(estimator).clear()
+        vars(estimator).update({key: value for key, value in before.items() if key not in CALLBACK_ATTRIBUTES})
+        vars(estimator).update(kept)
+        raise
+
+
+class BaseMLP(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
+    """Fully connected network over tables; see `MLPClassifier` and `MLPRegressor`."""
+
+    _parameter_constraints: dict = {
+        "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
+        "activation": [StrOptions(set(ACTIVATION_CODES)), list, tuple],
+        "solver": [StrOptions(set(SOLVERS))],
+        "alpha": [Interval(Real, 0, None, closed="left")],
+        "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "learning_rate": [StrOptions(set(LEARNING_RATES))],
+        "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
+        "power_t": [Interval(Real, 0, None, closed="left")],
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "shuffle": ["boolean"],
+        "random_state": ["random_state"],
+        "tol": [Interval(Real, 0, None, closed="left")],
+        "verbose": ["verbose"],
+        "warm_start": ["boolean"],
+        "momentum": [Interval(Real, 0, 1, closed="both")],
+        "nesterovs_momentum": ["boolean"],
+        "early_stopping": ["boolean"],
+        "validation_fraction": [Interval(Real, 0, 1, closed="left")],
+        "beta_1": [Interval(Real, 0, 1, closed="left")],
+        "beta_2": [Interval(Real, 0, 1, closed="left")],
+        "epsilon": [Interval(Real, 0, None, closed="neither")],
+        "n_iter_no_change": [Interval(Integral, 1, None, closed="left"), Options(Real, {np.inf})],
+        "max_fun": [Interval(Integral, 1, None, closed="left")],
+        "dropout": [Interval(Real, 0, 1, closed="left")],
+        "label_smoothing": [Interval(Real, 0, 1, closed="left")],
+        "input_scaling": [StrOptions({str(member) for member in InputScaling}), None],
+        "warmup_fraction": [Interval(Real, 0, 1, closed="left")],
+        "max_grad_norm": [Interval(Real, 0, None, closed="neither"), None],
+        "scoring": [StrOptions({*get_scorer_names(), "loss"}), callable, None],
+        "dtype": [StrOptions({"float32", "float64"}), None],
+        "n_jobs": [Integral, None],
+        "device": [StrOptions(set(trainer.DEVICES))],
+    }
+
+    @classmethod
+    def tabular(cls, **overrides) -> Self:
+        """Estimator with settings that do well on most tables: robust scaling, adamw, one cycle, early stopping.
+
+        Parameters
+        ----------
+        **overrides
+            Parameters of the estimator to set otherwise, or in addition.
+
+        Returns
+        -------
+        estimator : estimator
+            An ordinary, unfitted estimator; `get_params` shows every setting.
+        """
+        return cls(**{**TABULAR, **overrides})
+
+    # ------------------------------------------------------------------ targets: each estimator knows its own
+
+    @abstractmethod
+    def _validate_input(self, X, y, *, reset: bool, incremental: bool, dtype):
+        """Validated X and y; sets what the targets determine (classes_)."""
+
+    @abstractmethod
+    def _validate_y_val(self, y_val):
+        """Validated targets of the validation rows."""
+
+    @abstractmethod
+    def _encode(self, y, dtype, name: str = "y") -> Encoded:
+        """Numbers of validated targets."""
+
+    @abstractmethod
+    def _output(self, encoded: Encoded) -> Output:
+        """Loss and last layer for such targets."""
+
+    @abstractmethod
+    def _score_predictions(self, encoded: Encoded, predictions: np.ndarray, weights: np.ndarray | None) -> float:
+        """Score of the network's output; greater is better."""
+
+    def _class_weights(self, encoded: Encoded, weights: np.ndarray, incremental: bool) -> np.ndarray | None:
+        """Weight of each class; None where all count the same."""
+        return None
+
+    def _row_weights(self, encoded: Encoded, weights: np.ndarray, class_weights: np.ndarray | None) -> np.ndarray:
+        """Sample weights times class weights."""
+        return weights
+
+    def _stratify(self, encoded: Encoded, rows: np.ndarray) -> np.ndarray | None:
+        """Groups whose shares the split for early stopping keeps."""
+        return None
+
+    # ------------------------------------------------------------------ fit
+
+    def _fit(self, X, y, sample_weight, X_val, y_val, sample_weight_val, *, incremental: bool) -> Self:
+        with unchanged_on_error(self):
+            hidden_layer_sizes = check_hidden_layer_sizes(self.hidden_layer_sizes)
+            activations = check_activations(self.activation, len(hidden_layer_sizes))
+            hidden = [DenseSpec(n, act, self.dropout) for n, act in zip(hidden_layer_sizes, activations, strict=True)]
+            backend = trainer.backend_for(self.device)
+            first_pass = "params_" not in vars(self) or not (self.warm_start or incremental)
+
+            check_validation_arguments(X_val, y_val, sample_weight_val)
+            dtype = self._input_dtype(first_pass)
+            table, class_weights = self._training_table(X, y, sample_weight, first_pass, incremental, dtype)
+            rows = np.arange(table.X.shape[0])
+            if not table.loss_weights.all():
+                rows = np.flatnonzero(table.loss_weights)  # a weight of 0 is the row's absence
+            random_state = check_random_state(self.random_state)
+            seed = random.draw_seed(random_state)
+            held_out = None
+            if X_val is not None:
+                held_out = self._validation_table(X_val, y_val, sample_weight_val, class_weights, table.X.dtype)
+            elif self.early_stopping and incremental:
+                raise ValueError("partial_fit does not support early_stopping=True")
+            elif self.early_stopping and self.solver != "lbfgs":
+                rows, held_out_rows = self._split(table.encoded, rows, random_state)
+                held_out = table.take(held_out_rows)
+
+            output = self._output(table.encoded)
+            new_network = network.build(table.X.shape[1], [*hidden, DenseSpec(output.n_outputs)])
+            params = self._starting_params(new_network, first_pass, incremental, table.X.dtype, seed)
+            if first_pass:
+                self._learn_input_scaling(table, rows)
+            self.n_outputs_, self.n_layers_ = output.n_outputs, len(hidden) + 2
+            self.out_activation_ = output.activation
+            run = _Run(self, backend, new_network, output, params, seed)
+            hooks = None
+            if has_callbacks(self) and not incremental:
+                hooks = CallbackHooks(self, self.max_iter, run.attributes, X, y, sample_weight)
+            data = trainer.Data(run.rows(table.X), run.targets(table), rows)
+            validation = None
+            if held_out is not None:
+                validation = trainer.Validation(run.rows(held_out.X), run.targets(held_out), run.scorer(held_out))
+            if self.solver == "lbfgs":
+                attributes = run.lbfgs(data, validation, hooks)
+            else:
+                attributes = run.stochastic(data, validation, hooks, first_pass, incremental)
+            for name in PROGRESS_ATTRIBUTES:
+                vars(self).pop(name, None)
+            vars(self).update(attributes)
+            if hooks is not None:
+                hooks.fit_end(self.params_)
+        return self
+
+    def _input_dtype(self, first_pass: bool):
+        """What X is converted to: `dtype` if set, else the fitted one, else the input's own."""
+        if self.dtype is not None:
+            return np.dtype(self.dtype)
+        return (np.float64, np.float32) if first_pass else self.params_.dtype
+
+    def _training_table(self, X, y, sample_weight, first_pass: bool, incremental: bool, dtype):
+        """Validated training rows, and the class weights learned from them."""
+        X, y = self._validate_input(X, y, reset=first_pass, incremental=incremental, dtype=dtype)
+        weights = check_weights(sample_weight, X)
+        encoded = self._encode(y, X.dtype)
+        class_weights = self._class_weights(encoded, weights, incremental)
+        loss_weights = check_weights(self._row_weights(encoded, weights, class_weights), X)
+        return Table(X, encoded, weights, loss_weights), class_weights
+
+    def _validation_table(self, X_val, y_val, sample_weight_val, class_weights, dtype) -> Table:
+        """Validated rows of the user's validation set."""
+        X_val = validate_validation_table(self, X_val, dtype)
+        encoded = self._encode(self._validate_y_val(y_val), dtype, "y_val")
+        weights = check_weights(sample_weight_val, X_val, "sample_weight_val")
+        return Table(X_val, encoded, weights, check_weights(self._row_weights(encoded, weights, class_weights), X_val))
+
+    def _split(self, encoded: Encoded, rows: np.ndarray, random_state) -> tuple[np.ndarray, np.ndarray]:
+        """Rows to train on, and rows held out for early stopping."""
+        training, held_out = train_test_split(
+            rows,
+            random_state=random_state,
+            test_size=self.validation_fraction,
+            stratify=self._stratify(encoded, rows),
+        )
+        if len(held_out) < 2:
+            raise ValueError(
+                "The validation set is too small. Increase 'validation_fraction' or the size of your dataset."
+            )
+        return training, held_out
+
+    def _learn_input_scaling(self, table: Table, rows: np.ndarray) -> None:
+        """Set, or remove, what `input_scaling` learns; later calls with the same model keep it."""
+        for name in ("_input_scaler", "input_center_", "input_scale_"):
+            vars(self).pop(name, None)
+        if self.input_scaling is None:
+            return
+        if sp.issparse(table.X):
+            raise ValueError(
+                f"input_scaling={self.input_scaling!r} would center sparse X; scale it with MaxAbsScaler and set "
+                "input_scaling=None."
+            )
+        self._input_scaler = InputScaler.fit(self.input_scaling, table.X, rows, table.loss_weights)
+        self.input_center_, self.input_scale_ = self._input_scaler.center, self._input_scaler.scale
+
+    def _starting_params(self, new_network: Network, first_pass: bool, incremental: bool, dtype, seed: int):
+        """New parameters, or a copy of those to go on from."""
+        if first_pass:
+            return network.initialize(new_network, dtype, seed)
+        sizes, fitted_sizes = layer_sizes(new_network), layer_sizes(self.network_)
+        if sizes != fitted_sizes:
+            raise ValueError(
+                f"The fitted network has layers of sizes {fitted_sizes}, from input to output, but "
+                f"hidden_layer_sizes={self.hidden_layer_sizes!r} and the data ask for {sizes}; fit with "
+                "warm_start=False to start anew."
+            )
+        latest = vars(self).get("_latest_params") if incremental else None
+        return trainer.aligned_copy(self.params_ if latest is None else latest, dtype)
+
+    # ------------------------------------------------------------------ views of the parameters
+
+    @property
+    def coefs_(self) -> list[np.ndarray]:
+        """Weight matrices (n_in, n_out), one a layer: views of `params_`. Assigning a list copies it in."""
+        return self._views(network.weight_of, "coefs_")
+
+    @coefs_.setter
+    def coefs_(self, values) -> None:
+        self._assign(network.weight_of, "coefs_", values)
+
+    @property
+    def intercepts_(self) -> list[np.ndarray]:
+        """Bias vectors (n_out,), one a layer: views of `params_`. Assigning a list copies it in."""
+        return self._views(network.bias_of, "intercepts_")
+
+    @intercepts_.setter
+    def intercepts_(self, values) -> None:
+        self._assign(network.bias_of, "intercepts_", values)
+
+    def _views(self, view_of, name: str) -> list[np.ndarray]:
+        if "params_" not in vars(self):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r} before fit")
+        return [view_of(self.params_, row) for row in self.network_.layers]
+
+    def _assign(self, view_of, name: str, values) -> None:
+        views = self._views(view_of, name)
+        values = [np.asarray(value) for value in values]
+        shapes = [view.shape for view in views]
+        if [value.shape for value in values] != shapes:
+            raise ValueError(f"{name} must have the shapes {shapes}, got {[value.shape for value in values]}.")
+        for view, value in zip(views, values, strict=True):
+            view[...] = value
+        self._latest_params = None
+
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__(state)
+        params = vars(self).get("params_")
+        # unpickling may leave the vector off a cache line, or map a read-only file
+        if params is not None and (params.ctypes.data % 64 or not params.flags.writeable):
+            self.params_ = trainer.aligned_copy(params)
+
+    # ------------------------------------------------------------------ predict
+
+    def _forward(self, X) -> np.ndarray:
+        """Output of the network (n_samples, n_outputs) for the user's X."""
+        check_is_fitted(self)
+        X = validate_table(self, X, reset=False, dtype=self.params_.dtype)
+        backend = trainer.backend_for(self.device)
+        session = backend.Session(self.network_, self.params_, self._loss, n_jobs=self.n_jobs)
+        scaler = vars(self).get("_input_scaler")
+        if scaler is None:
+            return session.predict(backend.as_rows(X))
+        predictions = np.empty((X.shape[0], self.n_outputs_), self.params_.dtype)
+        for start in range(0, X.shape[0], BLOCK_ROWS):
+            block = scaler.transform(dense_rows(X, start, start + BLOCK_ROWS), self.params_.dtype)
+            predictions[start : start + BLOCK_ROWS] = session.predict(backend.as_rows(block))
+        return predictions
+
+    def _stochastic_solver(self) -> bool:
+        """Condition for `partial_fit`."""
+        if self.solver not in trainer.STOCHASTIC_SOLVERS:
+            raise AttributeError(
+                f"partial_fit is only available for stochastic optimizers. {self.solver} is not stochastic."
+            )
+        return True
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
+
+
+def layer_sizes(of: Network) -> list[int]:
+    """Number of units of each layer, input first."""
+    return [int(of.layers["n_in"][0]), *map(int, of.layers["n_out"])]
+
+
+def dense_rows(X, start: int, stop: int) -> np.ndarray:
+    """Some rows of X as a dense array."""
+    block = X[start:stop]
+    return block.toarray() if sp.issparse(block) else block
+
+
+class _Run:
+    """One call of fit or partial_fit, between validation and the fitted attributes.
+
+    Parameters
+    ----------
+    estimator : BaseMLP
+        Read only.
+    backend : module
+        Where to compute.
+    new_network : Network
+        The layers.
+    output : Output
+        The loss.
+    params : ndarray (n_params,)
+        Starting point.
+    seed : int
+        Key of shuffles and dropout masks.
+    """
+
+    def __init__(self, estimator: BaseMLP, backend, new_network: Network, output: Output, params, seed: int):
+        self.estimator, self.backend, self.network, self.seed = estimator, backend, new_network, seed
+        self.dtype = params.dtype
+        self.compute_dtype = np.dtype(np.float64) if estimator.solver == "lbfgs" else params.dtype
+        self.settings = trainer.Settings.of(estimator)
+        self.loss = output.loss
+        self.session = backend.Session(
+            new_network,
+            params if params.dtype == self.compute_dtype else trainer.aligned_copy(params, self.compute_dtype),
+            output.loss,
+            loss_parameter=output.loss_parameter,
+            label_smoothing=estimator.label_smoothing,
+            n_jobs=estimator.n_jobs,
+        )
+
+    def rows(self, X):
+        """The backend's view of X, scaled where the estimator scales."""
+        scaler = vars(self.estimator).get("_input_scaler")
+        if scaler is not None:
+            X = scaler.transform(dense_rows(X, 0, X.shape[0]), self.compute_dtype)
+        return self.backend.as_rows(X.astype(self.compute_dtype, copy=False))
+
+    def targets(self, table: Table):
+        """The backend's targets."""
+        labels, values = table.encoded.labels, table.encoded.values
+        weights = cast_finite(table.loss_weights, self.compute_dtype, "sample_weight")
+        return self.backend.as_targets(labels, values, weights, self.session.n_outputs, self.compute_dtype)
+
+    def attributes(self, params: np.ndarray) -> dict:
+        """What makes an estimator predict with `params`."""
+        if params.dtype != self.dtype:
+            params = trainer.aligned_copy(params, self.dtype)
+        return {"params_": params, "network_": self.network, "_loss": self.loss, "_latest_params": None}
+
+    def scorer(self, table: Table):
+        """``score(session, loss)`` on these rows, as `scoring` says."""
+        scoring = self.estimator.scoring
+        weights = None if (table.weights == 1).all() else table.weights
+        if scoring == "loss":
+            return lambda session, loss: -loss
+        if scoring is None:
+            rows = self.rows(table.X)
+            score = self.estimator._score_predictions
+            return lambda session, loss: score(table.encoded, session.predict(rows), weights)
+        scorer = check_scoring(self.estimator, scoring=scoring)
+        weights = {} if weights is None else {"sample_weight": weights}
+
+        def score(session, loss):
+            fitted = copy(self.estimator)
+            vars(fitted).update(self.attributes(session.params))
+            vars(fitted).pop("feature_names_in_", None)  # these rows are arrays by now
+            return scorer(fitted, table.X, table.encoded.original, **weights)
+
+        return score
+
+    def stochastic(self, data, validation, hooks, first_pass: bool, incremental: bool) -> dict:
+        """Train with sgd, adam or adamw; returns the fitted attributes."""
+        estimator = self.estimator
+        fitted = {} if first_pass else vars(estimator)
+        progress = Progress.resume(fitted, estimator.early_stopping)
+        best_params = None
+        if estimator.early_stopping and progress.best_validation_score > -np.inf:
+            best_params = trainer.aligned_copy(estimator.params_, self.dtype)
+        training = trainer.StochasticTraining(
+            self.session,
+            data,
+            self.settings,
+            progress,
+            fitted.get("_optimizer") if incremental else None,
+            seed=self.seed,
+            best_params=best_params,
+            has_finite_epoch=not first_pass,
+            validation=validation,
+            hooks=hooks,
+        )
+        outcome = training.run(1 if incremental else estimator.max_iter, warn_at_max_iter=not incremental)
+        attributes = {**self.attributes(outcome.params), **progress.attributes(), "_optimizer": outcome.state}
+        if incremental and outcome.latest_params is not outcome.params:
+            attributes["_latest_params"] = outcome.latest_params
+        return attributes
+
+    def lbfgs(self, data, validation, hooks) -> dict:
+        """Train with L-BFGS; returns the fitted attributes."""
+        progress = Progress.start(early_stopping=False)
+        params = lbfgs.minimize(self.session, data, self.settings, progress, validation=validation, hooks=hooks)
+        kept = ("loss_", "n_iter_", "t_", "history_")
+        progress_attributes = progress.attributes()
+        return {
+            **self.attributes(trainer.aligned_copy(params, self.dtype)),
+            **{name: progress_attributes[name] for name in kept},
+        }

@@ -1,0 +1,601 @@
+"""`MLPClassifier` and `MLPRegressor`: scikit-learn's estimators of these names, trained by nbnet's engine."""
+
+from __future__ import annotations
+
+from numbers import Real
+from typing import Self
+
+import numpy as np
+from sklearn.base import ClassifierMixin, RegressorMixin, _fit_context
+from sklearn.metrics import r2_score
+from sklearn.preprocessing import LabelBinarizer
+from sklearn.utils import column_or_1d
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.class_weight import compute_class_weight
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.multiclass import (
+    _check_partial_fit_first_call,
+    check_classification_targets,
+    type_of_target,
+    unique_labels,
+)
+from sklearn.utils.validation import check_array
+
+from ..network import Loss
+from .base import BaseMLP, Encoded, Output
+from .docs import documented
+from .validation import cast_finite, validate_table
+
+NO_LABELS = np.empty(0, np.int32)
+
+
+@documented
+class MLPClassifier(ClassifierMixin, BaseMLP):
+    """Multi-layer perceptron classifier.
+
+    Everything that `sklearn.neural_network.MLPClassifier` has, under the same names and with the same defaults, and
+    more. The log-loss is minimized: softmax for three classes or more, one sigmoid for two classes, one for each label
+    of a multilabel target.
+
+    Parameters
+    ----------
+    {hidden_layer_sizes}
+
+    {shared}
+
+    class_weight : dict, "balanced" or None, default=None
+        Weight of each class in the loss, as ``{{class_label: weight}}``; "balanced" weights by the inverse of the
+        class's share. Multiplied with `sample_weight`. For multilabel targets "balanced" balances each label.
+
+    {ours}
+
+    Attributes
+    ----------
+    classes_ : ndarray (n_classes,)
+        Class labels.
+
+    {attributes}
+
+    See Also
+    --------
+    MLPRegressor : The same network for numbers.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import make_classification
+    >>> from nbnet import MLPClassifier
+    >>> X, y = make_classification(n_samples=100, random_state=1)
+    >>> classifier = MLPClassifier(max_iter=300, random_state=1).fit(X, y)
+    >>> classifier.predict(X[:1]).shape
+    (1,)
+    """
+
+    _parameter_constraints: dict = {
+        **BaseMLP._parameter_constraints,
+        "class_weight": [dict, StrOptions({"balanced"}), None],
+    }
+
+    def __init__(
+        self,
+        hidden_layer_sizes=(100,),
+        activation="relu",
+        *,
+        solver="adam",
+        alpha=0.0001,
+        batch_size="auto",
+        learning_rate="constant",
+        learning_rate_init=0.001,
+        power_t=0.5,
+        max_iter=200,
+        shuffle=True,
+        random_state=None,
+        tol=1e-4,
+        verbose=False,
+        warm_start=False,
+        momentum=0.9,
+        nesterovs_momentum=True,
+        early_stopping=False,
+        validation_fraction=0.1,
+        beta_1=0.9,
+        beta_2=0.999,
+        epsilon=1e-8,
+        n_iter_no_change=10,
+        max_fun=15000,
+        class_weight=None,
+        dropout=0.0,
+        label_smoothing=0.0,
+        input_scaling=None,
+        warmup_fraction=0.0,
+        max_grad_norm=None,
+        scoring=None,
+        dtype=None,
+        n_jobs=None,
+        device="cpu",
+    ):
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+        self.solver = solver
+        self.alpha = alpha
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.learning_rate_init = learning_rate_init
+        self.power_t = power_t
+        self.max_iter = max_iter
+        self.shuffle = shuffle
+        self.random_state = random_state
+        self.tol = tol
+        self.verbose = verbose
+        self.warm_start = warm_start
+        self.momentum = momentum
+        self.nesterovs_momentum = nesterovs_momentum
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.beta_1 = beta_1
+        self.beta_2 = beta_2
+        self.epsilon = epsilon
+        self.n_iter_no_change = n_iter_no_change
+        self.max_fun = max_fun
+        self.class_weight = class_weight
+        self.dropout = dropout
+        self.label_smoothing = label_smoothing
+        self.input_scaling = input_scaling
+        self.warmup_fraction = warmup_fraction
+        self.max_grad_norm = max_grad_norm
+        self.scoring = scoring
+        self.dtype = dtype
+        self.n_jobs = n_jobs
+        self.device = device
+
+    # ------------------------------------------------------------------ targets
+
+    @property
+    def _multilabel(self) -> bool:
+        return self._label_binarizer.y_type_.startswith("multilabel")
+
+    def _validate_input(self, X, y, *, reset, incremental, dtype):
+        X, y = validate_table(self, X, y, multi_output=True, dtype=dtype, reset=reset)
+        if y.ndim == 2 and y.shape[1] == 1:
+            y = column_or_1d(y, warn=True)
+        # classes_ are learned by fit and by the first partial_fit; every other call must fit to them
+        if "classes_" not in vars(self) or not (self.warm_start or incremental):
+            self._label_binarizer = LabelBinarizer().fit(y)
+            self.classes_ = self._label_binarizer.classes_
+        else:
+            classes = unique_labels(y)
+            if self.warm_start:
+                if set(classes) != set(self.classes_):
+                    raise ValueError(
+                        "warm_start can only be used where `y` has the same classes as in the previous call to fit. "
+                        f"Previously got {self.classes_}, `y` has {classes}"
+                    )
+            elif len(np.setdiff1d(classes, self.classes_, assume_unique=True)):
+                raise ValueError(
+                    f"`y` has classes not in `self.classes_`. `self.classes_` has {self.classes_}. 'y' has {classes}."
+                )
+        return X, y
+
+    def _validate_y_val(self, y_val):
+        y_val = check_array(y_val, accept_sparse="csr", ensure_2d=False, dtype=None, input_name="y_val", estimator=self)
+        if y_val.ndim == 2 and y_val.shape[1] == 1:
+            y_val = column_or_1d(y_val, warn=True)
+        check_classification_targets(y_val)
+        unknown = np.setdiff1d(unique_labels(y_val), self.classes_)
+        if len(unknown):
+            raise ValueError(f"`y_val` has classes not in `self.classes_`: {unknown}.")
+        return y_val
+
+    def _encode(self, y, dtype, name="y"):
+        multilabel = type_of_target(y).startswith("multilabel")
+        if multilabel != self._multilabel:
+            if multilabel:
+                raise ValueError("The object was not fitted with multilabel input.")
+            raise ValueError(f"The estimator was fitted with multilabel targets, but `{name}` has one label a row.")
+        if multilabel:
+            return Encoded(NO_LABELS, self._label_binarizer.transform(y).astype(dtype), y)
+        labels = np.searchsorted(self.classes_, y).astype(np.int32)
+        if self._label_binarizer.y_type_ == "multiclass":
+            return Encoded(labels, np.empty((0, 0), dtype), y)
+        return Encoded(NO_LABELS, labels.astype(dtype)[:, np.newaxis], y)
+
+    def _output(self, encoded):
+        if self._label_binarizer.y_type_ == "multiclass":
+            return Output(Loss.SOFTMAX_CROSS_ENTROPY, len(self.classes_), "softmax")
+        return Output(Loss.SIGMOID_CROSS_ENTROPY, encoded.values.shape[1], "logistic")
+
+    def _class_weights(self, encoded, weights, incremental):
+        """(n_classes,), or for multilabel (n_labels, 2): weight of the label's absence and presence."""
+        if self.class_weight is None:
+            return None
+        if self._multilabel:
+            if isinstance(self.class_weight, dict):
+                raise ValueError("class_weight as a dict is not defined for multilabel targets; use sample_weight.")
+            present = weights @ encoded.values
+            counts = np.stack([weights.sum() - present, present], axis=1)
+        else:
+            if isinstance(self.class_weight, dict):
+                return compute_class_weight(self.class_weight, classes=self.classes_, y=encoded.original)
+            counts = np.bincount(class_numbers(encoded), weights, len(self.classes_))
+        if incremental:
+            raise ValueError(
+                "class_weight 'balanced' is not supported for partial_fit. In order to use 'balanced' weights, use "
+                "compute_class_weight('balanced', classes=classes, y=y). Pass the resulting weights as the "
+                "class_weight parameter."
+            )
+        total = counts.sum(axis=-1, keepdims=True)
+        return np.divide(total, counts.shape[-1] * counts, out=np.zeros_like(counts), where=counts > 0)
+
+    def _row_weights(self, encoded, weights, class_weights):
+        if class_weights is None:
+            return weights
+        if self._multilabel:
+            return weights * np.where(encoded.values > 0, class_weights[:, 1], class_weights[:, 0]).prod(axis=1)
+        return weights * class_weights[class_numbers(encoded)]
+
+    def _stratify(self, encoded, rows):
+        """Binary targets only, as in scikit-learn; as text, so that its message names the class alike."""
+        if self._multilabel or encoded.labels.size:
+            return None
+        return np.where(encoded.values[rows, 0] > 0, "True", "False")
+
+    def _score_predictions(self, encoded, predictions, weights):
+        if encoded.labels.size:
+            correct = predictions.argmax(axis=1) == encoded.labels
+        else:
+            correct = ((predictions > 0.5) == (encoded.values > 0.5)).all(axis=1)
+        return float(np.average(correct, weights=weights))
+
+    # ------------------------------------------------------------------ public
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y, sample_weight=None, *, X_val=None, y_val=None, sample_weight_val=None) -> Self:
+        """Fit the model to X and y.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            The input.
+        y : array-like of shape (n_samples,) or indicator matrix (n_samples, n_labels)
+            Class labels of any type, or a multilabel indicator matrix.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weight of each row: 0 is the row's absence, 2 the row twice.
+        X_val, y_val : array-like, default=None
+            Validation rows. Their loss and score are recorded after each epoch, and with ``early_stopping=True`` decide
+            instead of a split of X.
+        sample_weight_val : array-like of shape (n_val_samples,), default=None
+            Weights of the validation rows.
+
+        Returns
+        -------
+        self : MLPClassifier
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            For invalid input, or where no epoch had finite weights. The estimator is then as it was before.
+        """
+        return self._fit(X, y, sample_weight, X_val, y_val, sample_weight_val, incremental=False)
+
+    @available_if(lambda self: self._stochastic_solver())
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(
+        self, X, y, sample_weight=None, classes=None, *, X_val=None, y_val=None, sample_weight_val=None
+    ) -> Self:
+        """Update the model with a single epoch over the given rows.
+
+        Parameters
+        ----------
+        X, y, sample_weight, X_val, y_val, sample_weight_val
+            As in `fit`. ``early_stopping=True`` needs X_val here: each call appends to `validation_scores_`, the best
+            weights so far predict, and the next call goes on from the latest.
+        classes : array-like of shape (n_classes,), default=None
+            All classes, in the first call; y need not contain each of them.
+
+        Returns
+        -------
+        self : MLPClassifier
+            The fitted estimator.
+        """
+        classes_before, binarizer_before = vars(self).get("classes_"), vars(self).get("_label_binarizer")
+        try:
+            if _check_partial_fit_first_call(self, classes):
+                multilabel = type_of_target(y).startswith("multilabel")
+                self._label_binarizer = LabelBinarizer().fit(y if multilabel else classes)
+            return self._fit(X, y, sample_weight, X_val, y_val, sample_weight_val, incremental=True)
+        except BaseException:
+            if classes_before is None:
+                vars(self).pop("classes_", None)
+                vars(self).pop("_label_binarizer", None)
+            else:
+                self.classes_, self._label_binarizer = classes_before, binarizer_before
+            raise
+
+    def predict(self, X) -> np.ndarray:
+        """Most probable class of each row.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            The input.
+
+        Returns
+        -------
+        y : ndarray of shape (n_samples,) or (n_samples, n_labels)
+            Predicted classes.
+        """
+        predictions = self._forward(X)
+        if self._multilabel:
+            return self._label_binarizer.inverse_transform(predictions)
+        if self.out_activation_ == "softmax":
+            return self.classes_[predictions.argmax(axis=1)]
+        if len(self.classes_) == 1:
+            return np.repeat(self.classes_, len(predictions))
+        return self.classes_[(predictions[:, 0] > 0.5).astype(np.intp)]
+
+    def predict_proba(self, X) -> np.ndarray:
+        """Probability of each class.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            The input.
+
+        Returns
+        -------
+        probabilities : ndarray of shape (n_samples, n_classes)
+            In the order of `classes_`.
+        """
+        predictions = self._forward(X)
+        if (self._multilabel and self.n_outputs_ > 1) or self.out_activation_ == "softmax":
+            return predictions
+        return np.concatenate([1 - predictions, predictions], axis=1)
+
+    def predict_log_proba(self, X) -> np.ndarray:
+        """Logarithm of `predict_proba`.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            The input.
+
+        Returns
+        -------
+        log_probabilities : ndarray of shape (n_samples, n_classes)
+            In the order of `classes_`.
+        """
+        probabilities = self.predict_proba(X)
+        return np.log(probabilities, out=probabilities)
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return tags
+
+
+def class_numbers(encoded: Encoded) -> np.ndarray:
+    """Number of each row's class, for two classes or more."""
+    return encoded.labels if encoded.labels.size else encoded.values[:, 0].astype(np.intp)
+
+
+@documented
+class MLPRegressor(RegressorMixin, BaseMLP):
+    """Multi-layer perceptron regressor.
+
+    Everything that `sklearn.neural_network.MLPRegressor` has, under the same names and with the same defaults, and
+    more.
+
+    Parameters
+    ----------
+    loss : {{"squared_error", "poisson", "huber", "quantile"}}, default="squared_error"
+        Loss of one row, where r = y - prediction: "squared_error" is r**2 / 2; "poisson" is half the Poisson deviance,
+        with the exponential as output activation, for y >= 0; "huber" is r**2 / 2 for abs(r) <= `huber_delta` and grows
+        linearly from there; "quantile" is the pinball loss, whose minimum is the conditional quantile `quantile`.
+
+    {hidden_layer_sizes}
+
+    {shared}
+
+    {ours}
+
+    huber_delta : float, default=1.0
+        Size of the residual from which "huber" is linear, in units of y.
+
+    quantile : float, default=0.5
+        The quantile that "quantile" estimates, between 0 and 1.
+
+    Attributes
+    ----------
+    {attributes}
+
+    See Also
+    --------
+    MLPClassifier : The same network for classes.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import make_regression
+    >>> from nbnet import MLPRegressor
+    >>> X, y = make_regression(n_samples=200, n_features=20, random_state=1)
+    >>> regressor = MLPRegressor(random_state=1, max_iter=2000, tol=0.1).fit(X, y)
+    >>> regressor.predict(X[:2]).shape
+    (2,)
+    """
+
+    _parameter_constraints: dict = {
+        **BaseMLP._parameter_constraints,
+        "loss": [StrOptions({"squared_error", "poisson", "huber", "quantile"})],
+        "huber_delta": [Interval(Real, 0, None, closed="neither")],
+        "quantile": [Interval(Real, 0, 1, closed="neither")],
+    }
+
+    def __init__(
+        self,
+        loss="squared_error",
+        hidden_layer_sizes=(100,),
+        activation="relu",
+        *,
+        solver="adam",
+        alpha=0.0001,
+        batch_size="auto",
+        learning_rate="constant",
+        learning_rate_init=0.001,
+        power_t=0.5,
+        max_iter=200,
+        shuffle=True,
+        random_state=None,
+        tol=1e-4,
+        verbose=False,
+        warm_start=False,
+        momentum=0.9,
+        nesterovs_momentum=True,
+        early_stopping=False,
+        validation_fraction=0.1,
+        beta_1=0.9,
+        beta_2=0.999,
+        epsilon=1e-8,
+        n_iter_no_change=10,
+        max_fun=15000,
+        dropout=0.0,
+        label_smoothing=0.0,
+        input_scaling=None,
+        warmup_fraction=0.0,
+        max_grad_norm=None,
+        scoring=None,
+        dtype=None,
+        n_jobs=None,
+        device="cpu",
+        huber_delta=1.0,
+        quantile=0.5,
+    ):
+        self.loss = loss
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+        self.solver = solver
+        self.alpha = alpha
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.learning_rate_init = learning_rate_init
+        self.power_t = power_t
+        self.max_iter = max_iter
+        self.shuffle = shuffle
+        self.random_state = random_state
+        self.tol = tol
+        self.verbose = verbose
+        self.warm_start = warm_start
+        self.momentum = momentum
+        self.nesterovs_momentum = nesterovs_momentum
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.beta_1 = beta_1
+        self.beta_2 = beta_2
+        self.epsilon = epsilon
+        self.n_iter_no_change = n_iter_no_change
+        self.max_fun = max_fun
+        self.dropout = dropout
+        self.label_smoothing = label_smoothing
+        self.input_scaling = input_scaling
+        self.warmup_fraction = warmup_fraction
+        self.max_grad_norm = max_grad_norm
+        self.scoring = scoring
+        self.dtype = dtype
+        self.n_jobs = n_jobs
+        self.device = device
+        self.huber_delta = huber_delta
+        self.quantile = quantile
+
+    # ------------------------------------------------------------------ targets
+
+    def _validate_input(self, X, y, *, reset, incremental, dtype):
+        X, y = validate_table(self, X, y, multi_output=True, y_numeric=True, dtype=dtype, reset=reset)
+        if y.ndim == 2 and y.shape[1] == 1:
+            y = column_or_1d(y, warn=True)
+        return X, y
+
+    def _validate_y_val(self, y_val):
+        y_val = check_array(y_val, ensure_2d=False, dtype="numeric", input_name="y_val", estimator=self)
+        return column_or_1d(y_val, warn=True) if y_val.ndim == 2 and y_val.shape[1] == 1 else y_val
+
+    def _encode(self, y, dtype, name="y"):
+        values = cast_finite(y, dtype, name)
+        if self.loss == "poisson" and values.min() < 0:
+            raise ValueError(f"loss='poisson' requires `{name}` >= 0, got {values.min()}.")
+        return Encoded(NO_LABELS, values.reshape(len(values), -1), y)
+
+    def _output(self, encoded):
+        loss = Loss[self.loss.upper()]
+        parameter = {Loss.HUBER: self.huber_delta, Loss.QUANTILE: self.quantile}.get(loss, 0.0)
+        return Output(loss, encoded.values.shape[1], "exp" if loss == Loss.POISSON else "identity", parameter)
+
+    def _score_predictions(self, encoded, predictions, weights):
+        return r2_score(encoded.values, predictions, sample_weight=weights)
+
+    # ------------------------------------------------------------------ public
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y, sample_weight=None, *, X_val=None, y_val=None, sample_weight_val=None) -> Self:
+        """Fit the model to X and y.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            The input.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            The targets.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weight of each row: 0 is the row's absence, 2 the row twice.
+        X_val, y_val : array-like, default=None
+            Validation rows. Their loss and score are recorded after each epoch, and with ``early_stopping=True`` decide
+            instead of a split of X.
+        sample_weight_val : array-like of shape (n_val_samples,), default=None
+            Weights of the validation rows.
+
+        Returns
+        -------
+        self : MLPRegressor
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            For invalid input, or where no epoch had finite weights. The estimator is then as it was before.
+        """
+        return self._fit(X, y, sample_weight, X_val, y_val, sample_weight_val, incremental=False)
+
+    @available_if(lambda self: self._stochastic_solver())
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X, y, sample_weight=None, *, X_val=None, y_val=None, sample_weight_val=None) -> Self:
+        """Update the model with a single epoch over the given rows.
+
+        Parameters
+        ----------
+        X, y, sample_weight, X_val, y_val, sample_weight_val
+            As in `fit`. ``early_stopping=True`` needs X_val here: each call appends to `validation_scores_`, the best
+            weights so far predict, and the next call goes on from the latest.
+
+        Returns
+        -------
+        self : MLPRegressor
+            The fitted estimator.
+        """
+        return self._fit(X, y, sample_weight, X_val, y_val, sample_weight_val, incremental=True)
+
+    def predict(self, X) -> np.ndarray:
+        """Predicted value of each row.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            The input.
+
+        Returns
+        -------
+        y : ndarray of shape (n_samples,) or (n_samples, n_outputs)
+            Predicted values.
+        """
+        predictions = self._forward(X)
+        return predictions.ravel() if predictions.shape[1] == 1 else predictions
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags

@@ -1,0 +1,119 @@
+"""From what users pass to canonical arrays; messages are scikit-learn's where it has one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import scipy.sparse as sp
+from sklearn.utils.validation import _check_sample_weight, check_array, check_consistent_length, validate_data
+
+from ..network import ACTIVATION_CODES, Activation
+
+CATEGORICAL_HINT = (
+    "{error} Columns that are not numeric: {columns}. Encode them first, for example with a ColumnTransformer that "
+    "passes them through OneHotEncoder; the user guide has a recipe under 'Categorical columns'."
+)
+
+
+def check_hidden_layer_sizes(hidden_layer_sizes) -> list[int]:
+    """Sizes of the hidden layers as a list."""
+    sizes = list(hidden_layer_sizes) if hasattr(hidden_layer_sizes, "__iter__") else [hidden_layer_sizes]
+    if any(size <= 0 for size in sizes):
+        raise ValueError(f"hidden_layer_sizes must be > 0, got {sizes}.")
+    if any(int(size) != size for size in sizes):
+        raise ValueError(f"hidden_layer_sizes must be integers, got {sizes}.")
+    return [int(size) for size in sizes]
+
+
+def check_activations(activation: str | Sequence[str], n_hidden: int) -> list[Activation]:
+    """Activation of each hidden layer."""
+    names = [activation] * n_hidden if isinstance(activation, str) else list(activation)
+    unknown = [name for name in names if name not in ACTIVATION_CODES]
+    if unknown:
+        raise ValueError(f"activation has unknown entries {unknown}; known are {sorted(ACTIVATION_CODES)}.")
+    if len(names) != n_hidden:
+        raise ValueError(f"activation has {len(names)} entries for {n_hidden} hidden layers: {names}.")
+    return [ACTIVATION_CODES[name] for name in names]
+
+
+def non_numeric_columns(X) -> list:
+    """Names of a data frame's columns that do not hold numbers."""
+    dtypes = getattr(X, "dtypes", None)
+    if dtypes is None or not hasattr(X, "columns"):
+        return []
+    return [name for name, dtype in zip(X.columns, dtypes, strict=True) if getattr(dtype, "kind", "O") not in "biuf"]
+
+
+def canonical_table(X):
+    """CSR without duplicate entries for any sparse matrix; dense arrays pass."""
+    if not sp.issparse(X):
+        return X
+    X = X.tocsr()
+    if not X.has_canonical_format:
+        X = X.copy()
+        X.sum_duplicates()
+    return X
+
+
+def validate_table(estimator, X, y="no_validation", **options):
+    """`validate_data` for tables: dense or CSR, with a hint where columns of a data frame are not numeric."""
+    try:
+        with np.errstate(over="ignore"):  # too large for float32: becomes infinity, which is then reported
+            checked = validate_data(estimator, X, y, accept_sparse=["csr", "csc"], **options)
+    except ValueError as error:
+        columns = non_numeric_columns(X)
+        if not columns or "convert" not in str(error):
+            raise
+        raise ValueError(CATEGORICAL_HINT.format(error=error, columns=columns)) from error
+    if isinstance(checked, tuple):
+        return canonical_table(checked[0]), checked[1]
+    return canonical_table(checked)
+
+
+def validate_validation_table(estimator, X_val, dtype):
+    """`X_val` as the training table is validated, under its own name in messages."""
+    validate_data(estimator, X_val, reset=False, skip_check_array=True)
+    with np.errstate(over="ignore"):
+        X_val = check_array(X_val, accept_sparse=["csr", "csc"], dtype=dtype, input_name="X_val", estimator=estimator)
+    return canonical_table(X_val)
+
+
+def check_validation_arguments(X_val, y_val, sample_weight_val) -> None:
+    """`X_val` and `y_val` come together; `sample_weight_val` needs them."""
+    if X_val is None and y_val is not None:
+        raise ValueError("y_val is provided, but X_val was not provided.")
+    if X_val is not None and y_val is None:
+        raise ValueError("X_val is provided, but y_val was not provided.")
+    if X_val is None and sample_weight_val is not None:
+        raise ValueError("sample_weight_val is provided, but X_val was not provided.")
+    if X_val is not None:
+        check_consistent_length(X_val, y_val)
+
+
+def check_weights(weights, X, name: str = "sample_weight") -> np.ndarray:
+    """Weights, float64 (n_samples,): finite, at least 0, not all 0; ones for None."""
+    n_samples = X.shape[0]
+    if weights is None:
+        return np.ones(n_samples)
+    weights = _check_sample_weight(weights, X, dtype=np.float64)
+    if (weights < 0).any():
+        raise ValueError(f"Negative values in data passed to `{name}`: the smallest is {weights.min()}.")
+    if not weights.any():  # scikit-learn < 1.9 lets them pass
+        raise ValueError("Sample weights must contain at least one non-zero number.")
+    return weights
+
+
+def cast_finite(values: np.ndarray, dtype, name: str) -> np.ndarray:
+    """C-contiguous copy in `dtype`.
+
+    Raises
+    ------
+    ValueError
+        scikit-learn's, where a value is too large for `dtype`.
+    """
+    with np.errstate(over="ignore"):
+        cast = np.ascontiguousarray(values, dtype=dtype)
+    if not np.isfinite(cast).all():
+        raise ValueError(f"Input {name} contains infinity or a value too large for {np.dtype(dtype)!r}.")
+    return cast

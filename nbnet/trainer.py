@@ -1,0 +1,418 @@
+"""Training: epochs, batches, learning rates, stopping rules, best weights, divergence, interruption.
+
+Everything here is the same for every backend. A backend is a module with `as_rows`, `Targets` and `Session`; it is
+picked once, by `backend_for`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from time import perf_counter
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+
+from . import random
+from .network import Optimizer, aligned_zeros
+from .progress import EpochRecord, Progress
+from .schedules import SMALLEST_ADAPTIVE_RATE, LearningRate, ends_at_max_iter
+
+LARGE_WEIGHT = 1e3  # from this absolute value on, an epoch's predictions are checked for overflow
+DEVICES = ("cpu", "cuda")
+STOCHASTIC_SOLVERS = tuple(member.name.lower() for member in Optimizer)
+
+NON_FINITE_WEIGHTS = (
+    "Solver produced non-finite parameter weights. The input data may contain large values and need to be preprocessed."
+)
+
+
+def backend_for(device: str) -> ModuleType:
+    """Module that computes on `device`.
+
+    Raises
+    ------
+    ValueError
+        If `device` is "cuda", which is not built yet.
+    """
+    if device == "cuda":
+        raise ValueError("device='cuda' is not built yet; use device='cpu'")
+    from .cpu import session  # here, not above: importing nbnet.trainer must not import kernels
+
+    return session
+
+
+class Settings(NamedTuple):
+    """Hyperparameters of a fit, under the names of the estimators' parameters."""
+
+    solver: str
+    alpha: float
+    batch_size: int | str
+    learning_rate: str
+    learning_rate_init: float
+    power_t: float
+    max_iter: int
+    shuffle: bool
+    tol: float
+    verbose: bool | int
+    momentum: float
+    nesterovs_momentum: bool
+    early_stopping: bool
+    beta_1: float
+    beta_2: float
+    epsilon: float
+    n_iter_no_change: float
+    max_fun: int
+    warmup_fraction: float
+    max_grad_norm: float | None
+
+    @classmethod
+    def of(cls, estimator) -> Settings:
+        """Read every setting from the attribute of the same name."""
+        return cls(**{name: getattr(estimator, name) for name in cls._fields})
+
+    @property
+    def schedule(self) -> LearningRate:
+        """The learning rate of each step."""
+        return LearningRate(
+            self.learning_rate,
+            self.learning_rate_init,
+            self.power_t,
+            self.warmup_fraction,
+            self.max_iter,
+            self.solver,
+        )
+
+
+class Data(NamedTuple):
+    """Training rows of one call.
+
+    Attributes
+    ----------
+    rows : Rows
+        The backend's view of X.
+    targets : Targets
+        The backend's targets and weights, one for each row of X.
+    row_numbers : int64 (n_samples,)
+        The rows to train on.
+    """
+
+    rows: Any
+    targets: Any
+    row_numbers: np.ndarray
+
+
+class Validation(NamedTuple):
+    """Rows to validate on after each epoch.
+
+    Attributes
+    ----------
+    rows, targets
+        As in `Data`; all rows count.
+    score : callable
+        ``score(session, loss) -> float``, greater is better; `loss` is the weighted mean loss of these rows.
+    """
+
+    rows: Any
+    targets: Any
+    score: Callable[[Any, float], float]
+
+
+class OptimizerState(NamedTuple):
+    """What a later `partial_fit` needs to go on.
+
+    Attributes
+    ----------
+    solver : str
+        Whose moments these are.
+    moments : ndarray (2 * n_params,)
+        First, then second moments; velocities come first.
+    n_steps, n_epochs : int
+        Steps and epochs made with these moments.
+    n_reductions : int
+        How often "adaptive" has divided the learning rate.
+    """
+
+    solver: str
+    moments: np.ndarray | None = None
+    n_steps: int = 0
+    n_epochs: int = 0
+    n_reductions: int = 0
+
+
+class EpochHooks:
+    """Called around each epoch; this one does nothing. `nbnet.estimators.callbacks` has one for scikit-learn's."""
+
+    def epoch_begin(self) -> None:
+        """Before the first batch."""
+
+    def epoch_end(self, params: Callable[[], np.ndarray]) -> bool:
+        """After validation; `params` gives a copy of the parameters that would be kept now. True ends training."""
+        return False
+
+
+class Outcome(NamedTuple):
+    """Result of one call.
+
+    Attributes
+    ----------
+    params : ndarray (n_params,)
+        Parameters to predict with: with early stopping those of the best validation score.
+    latest_params : ndarray (n_params,)
+        Parameters to go on from; the same array where the two agree.
+    state : OptimizerState or None
+        None where the next call must start afresh.
+    """
+
+    params: np.ndarray
+    latest_params: np.ndarray
+    state: OptimizerState | None
+
+
+def aligned_copy(vector: np.ndarray, dtype=None) -> np.ndarray:
+    """Copy of a vector on a cache line, as the kernels want their parameters."""
+    out = aligned_zeros(vector.size, vector.dtype if dtype is None else dtype)
+    out[:] = vector
+    return out
+
+
+def check_batch_size(batch_size: int | str, n_samples: int) -> int:
+    """Rows of a batch: min(200, n_samples) for "auto"; clipped to `n_samples` with scikit-learn's warning."""
+    if batch_size == "auto":
+        return min(200, n_samples)
+    if batch_size > n_samples:
+        message = "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped"
+        warnings.warn(message, stacklevel=2)
+    return int(np.clip(batch_size, 1, n_samples))
+
+
+def predictions_overflow(params: np.ndarray, evaluate: Callable[[], float]) -> bool:
+    """Whether the parameters, or what they predict for finite input, are not finite.
+
+    Weights can be finite and yet so large that predictions overflow: only then does the check cost a forward pass.
+    """
+    largest = max(float(params.max()), -float(params.min()))  # NaN if there is one
+    if not np.isfinite(largest):
+        return True
+    return largest > LARGE_WEIGHT and not np.isfinite(evaluate())
+
+
+def verbose_line(progress: Progress, has_validation: bool) -> str:
+    """The line printed after an epoch: scikit-learn's, continued."""
+    epoch = {key: curve[-1] for key, curve in progress.history.items()}
+    line = f"Iteration {progress.n_iter}, loss = {progress.loss_curve[-1]:.8f}"
+    if has_validation:
+        line += f", validation loss = {epoch['val_loss']:.8f}, validation score = {epoch['val_score']:f}"
+    if np.isfinite(epoch["learning_rate"]):
+        line += f", learning rate = {epoch['learning_rate']:.3g}"
+    return line + f", {epoch['seconds']:.3f} s"
+
+
+def validate(session, validation: Validation | None) -> dict[str, float]:
+    """Loss and score of the validation rows, under the keys of the history."""
+    if validation is None:
+        return {}
+    loss = float(session.evaluate(validation.rows, validation.targets))
+    score = validation.score(session, loss) if np.isfinite(loss) else np.nan
+    return {"val_loss": loss, "val_score": float(score)}
+
+
+class StochasticTraining:
+    """Some epochs of sgd, adam or adamw.
+
+    Parameters
+    ----------
+    session : Session
+        Network and parameters on the device; its parameters are trained in place.
+    data : Data
+        Rows to train on.
+    settings : Settings
+        Hyperparameters.
+    progress : Progress
+        Curves and best values; appended to.
+    state : OptimizerState or None
+        Where `partial_fit` goes on from; None starts a fresh optimizer.
+    seed : int
+        Key of shuffles and dropout masks.
+    best_params : ndarray (n_params,) or None
+        Parameters of ``progress.best_validation_score``, from an earlier call.
+    has_finite_epoch : bool
+        Whether an earlier call left usable parameters, so that divergence warns instead of raising.
+    validation : Validation or None
+        Rows to validate on.
+    hooks : EpochHooks
+        Called around each epoch.
+    """
+
+    def __init__(
+        self,
+        session,
+        data: Data,
+        settings: Settings,
+        progress: Progress,
+        state: OptimizerState | None,
+        *,
+        seed: int,
+        best_params: np.ndarray | None = None,
+        has_finite_epoch: bool = False,
+        validation: Validation | None = None,
+        hooks: EpochHooks | None = None,
+    ):
+        self.session, self.data, self.settings, self.progress = session, data, settings, progress
+        self.validation, self.hooks, self.seed = validation, hooks or EpochHooks(), seed
+        self.schedule = settings.schedule
+        self.n_samples = len(data.row_numbers)
+        self.batch_size = check_batch_size(settings.batch_size, self.n_samples)
+        self.n_batches = -(-self.n_samples // self.batch_size)
+        self.best_params, self.has_finite_epoch = best_params, has_finite_epoch
+        resumed = state is not None and state.solver == settings.solver and state.moments is not None
+        self.state = state if resumed else OptimizerState(settings.solver)
+        self.epochs_before = len(progress.loss_curve)  # with one seed, shuffles go on where the last call ended
+        session.prepare(
+            Optimizer[settings.solver.upper()],
+            self.batch_size,
+            momentum=settings.momentum,
+            nesterov=settings.nesterovs_momentum,
+            beta_1=settings.beta_1,
+            beta_2=settings.beta_2,
+            epsilon=settings.epsilon,
+            alpha=settings.alpha,
+            max_grad_norm=settings.max_grad_norm,
+            seed=seed,
+        )
+        if resumed:
+            session.moments[...] = self.state.moments
+
+    def run(self, max_epochs: int, warn_at_max_iter: bool = True) -> Outcome:
+        """Train for `max_epochs` epochs or until a stopping rule, a callback, divergence or Ctrl-C ends it.
+
+        Raises
+        ------
+        ValueError
+            scikit-learn's, where not one epoch was finite.
+        """
+        last_finite = self.session.params.copy()
+        interrupted = diverged = False
+        try:
+            for _ in range(max_epochs):
+                self.hooks.epoch_begin()
+                diverged = not self.run_epoch()
+                if diverged:
+                    break
+                last_finite[:] = self.session.params
+                stopping = self.update_stopping_rule()
+                if self.hooks.epoch_end(self.copy_kept_params) or stopping:
+                    break
+                if warn_at_max_iter and self.progress.n_iter == self.settings.max_iter:
+                    self.warn_at_max_iter()
+        except KeyboardInterrupt:
+            interrupted = True
+            warnings.warn("Training interrupted by user.", stacklevel=2)
+            diverged = not np.isfinite(self.session.params).all()
+        if diverged:
+            self.session.params[:] = last_finite
+            if not interrupted:
+                self.report_divergence()
+        latest = self.session.params
+        params = self.best_params if self.settings.early_stopping and self.best_params is not None else latest
+        state = None if diverged else self.state._replace(moments=self.session.moments)
+        return Outcome(params, latest, state)
+
+    def run_epoch(self) -> bool:
+        """Train and validate one epoch and record it; False where it is not finite."""
+        settings, state, progress = self.settings, self.state, self.progress
+        started = perf_counter()
+        order = self.data.row_numbers
+        if settings.shuffle:
+            epoch_number = self.epochs_before + progress.n_iter
+            order = order[random.permutation(self.seed, epoch_number, self.n_samples)]
+        rates = self.schedule.rates(state.n_epochs, self.n_batches, progress.n_samples_seen, state.n_reductions)
+        decays = rates * settings.alpha if settings.solver == "adamw" else np.zeros_like(rates)
+        result = self.session.train_epoch(self.data.rows, self.data.targets, order, rates, decays, state.n_steps)
+        self.state = state._replace(n_steps=state.n_steps + self.n_batches, n_epochs=state.n_epochs + 1)
+        loss = float(result.loss)
+        finite = np.isfinite(loss) and not predictions_overflow(self.session.params, self.evaluate_training_rows)
+        scores = {}
+        if finite:
+            scores = validate(self.session, self.validation)
+            finite = bool(np.isfinite(scores.get("val_loss", 0.0)))
+        if not finite:
+            loss, scores = np.nan, {}
+        epoch = EpochRecord(loss=loss, learning_rate=rates[-1], seconds=perf_counter() - started, **scores)
+        progress.record(epoch, self.n_samples)
+        if settings.verbose:
+            print(verbose_line(progress, self.validation is not None))
+        self.has_finite_epoch |= finite
+        return finite
+
+    def evaluate_training_rows(self) -> float:
+        """Loss of the training rows, without penalty and dropout."""
+        return self.session.evaluate(self.data.rows, self.data.targets)
+
+    def update_stopping_rule(self) -> bool:
+        """Compare with the best epoch, keep its weights, and apply scikit-learn's stopping rule; True ends training."""
+        settings, progress = self.settings, self.progress
+        if progress.update_best(settings.tol) and settings.early_stopping:
+            if self.best_params is None:
+                self.best_params = aligned_copy(self.session.params)
+            else:
+                self.best_params[:] = self.session.params
+        if progress.no_improvement_count <= settings.n_iter_no_change:
+            return False
+        watched = "Validation score" if settings.early_stopping else "Training loss"
+        message = (
+            f"{watched} did not improve more than tol={settings.tol:f} for {settings.n_iter_no_change} "
+            "consecutive epochs."
+        )
+        stopping = self.trigger_stopping(message)
+        if not stopping:
+            progress.no_improvement_count = 0
+        return stopping
+
+    def trigger_stopping(self, message: str) -> bool:
+        """Stop, or divide the learning rate where it is adaptive; says so if verbose."""
+        stopping = True
+        if self.settings.solver == "sgd" and self.settings.learning_rate == "adaptive":
+            state = self.state
+            rate = self.schedule.base(state.n_epochs, self.progress.n_samples_seen, state.n_reductions)
+            if rate <= SMALLEST_ADAPTIVE_RATE:
+                message += " Learning rate too small. Stopping."
+            else:
+                self.state = state._replace(n_reductions=state.n_reductions + 1)
+                rate = self.schedule.base(state.n_epochs, self.progress.n_samples_seen, self.state.n_reductions)
+                message += f" Setting learning rate to {rate:f}"
+                stopping = False
+        else:
+            message += " Stopping."
+        if self.settings.verbose:
+            print(message)
+        return stopping
+
+    def copy_kept_params(self) -> np.ndarray:
+        """Copy of the parameters that would be kept if training ended now."""
+        kept = self.best_params if self.settings.early_stopping and self.best_params is not None else None
+        return aligned_copy(self.session.params if kept is None else kept)
+
+    def warn_at_max_iter(self) -> None:
+        """scikit-learn's warning, unless the schedule was made to end here."""
+        if not ends_at_max_iter(self.settings.learning_rate):
+            warnings.warn(
+                f"Stochastic Optimizer: Maximum iterations ({self.settings.max_iter}) reached and the optimization "
+                "hasn't converged yet.",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
+
+    def report_divergence(self) -> None:
+        """Raise where there are no finite weights to go back to, else warn."""
+        if not self.has_finite_epoch:
+            raise ValueError(NON_FINITE_WEIGHTS)
+        warnings.warn(
+            f"Training diverged in iteration {self.progress.n_iter}: loss or weights are no longer finite. The last "
+            f"finite weights are kept. Lower learning_rate_init={self.settings.learning_rate_init:g}, scale the input "
+            "or set max_grad_norm.",
+            ConvergenceWarning,
+            stacklevel=2,
+        )
