@@ -1,0 +1,1 @@
+"""Speed of nbnet beside its peers; see README.md in this folder."""
