@@ -44,11 +44,11 @@ def cpu_kernel(function: Callable) -> Callable:
 
 def cpu_inline(function: Callable) -> Callable:
     """Like `cpu_kernel`, for a function that is always inlined into its caller (tiles then stay in registers)."""
-    return _compile(function, forceinline=True)
+    return _compile(function, forceinline=True, no_cpython_wrapper=True)
 
 
 def _compile(function: Callable, **options) -> Callable:
-    dispatcher = numba.njit(nogil=True, error_model="numpy", **options)(function)
+    dispatcher = numba.njit(nogil=True, error_model="numpy", no_cfunc_wrapper=True, _nrt=False, **options)(function)
     if not JIT_DISABLED and cache_directory() is not None:
         dispatcher._cache = _KernelCache(dispatcher.py_func)
     return dispatcher

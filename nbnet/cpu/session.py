@@ -225,7 +225,8 @@ class Session:
         model = Model(self.network.layers, self.params, self._none, self._none)
         with Workers(n_workers) as workers:
             work = self._predict_workspace(n, n_workers, with_slopes=True)
-            workers.run(walk.evaluate, model, rows, targets, work, self._make_rule(), record)
+            orders = np.zeros((n_workers, walk.PREDICT_ROWS), np.int64)
+            workers.run(walk.evaluate, model, rows, targets, work, orders, self._make_rule(), record)
         losses = self._row_losses(record, targets, slice(None)).astype(np.float64)
         return float(np.average(losses, weights=targets.weights))
 
@@ -238,7 +239,8 @@ class Session:
         model = Model(self.network.layers, self.params, self._none, self._none)
         with Workers(n_workers) as workers:
             work = self._predict_workspace(n, n_workers, with_slopes=False)
-            workers.run(walk.predict, model, rows, work, int(self.loss), out)
+            orders = np.zeros((n_workers, walk.PREDICT_ROWS), np.int64)
+            workers.run(walk.predict, model, rows, work, orders, int(self.loss), out)
         return out
 
     # ---------------------------------------------------------------- memory

@@ -21,7 +21,7 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils, config
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
-from numba.extending import intrinsic, lower_builtin, models, overload, register_model
+from numba.extending import intrinsic, lower_builtin, models, register_model
 
 from .. import scalar
 from ..jit import BOUNDS_CHECKED, JIT_DISABLED
@@ -175,10 +175,6 @@ def _load(builder, tile, data, position):
     value = builder.load(_address(builder, data, tile, position))
     value.align = tile.dtype.bitwidth // 8
     return value
-
-
-def _number_or_tile(fe_type):
-    return fe_type if isinstance(fe_type, Tile | types.Float | types.Integer) else None
 
 
 # ---------------------------------------------------------------- shapes
@@ -426,36 +422,33 @@ def square_shape(typingctx, array):
 # ---------------------------------------------------------------- elementwise: the primitives of `nbnet.scalar`
 
 
-def _elementwise(primitive, combine):
-    """Gives `primitive` of `nbnet.scalar` its meaning on tiles: combine(builder, tile, *vectors) on each vector."""
-
-    def typer(typingctx, args):
-        operands = args.types
-        tile = next(t for t in operands if isinstance(t, Tile))
-
-        def generate(context, builder, sig, values):
-            parts = [builder.extract_value(values[0], i) for i in range(len(operands))]
-            sources = [_vectors(builder, tile, t, v) for t, v in zip(operands, parts, strict=True)]
-            return _each(builder, tile, lambda k: combine(builder, tile, *(source(k) for source in sources)))
-
-        return tile(args), generate
-
-    return intrinsic(typer)
+def _has_tile(*operands) -> bool:
+    return any(isinstance(t, Tile) for t in operands)
 
 
-_fma = _elementwise(
-    scalar.fma, lambda b, t, x, y, z: _call(b, f"llvm.fma.{t.suffix}", t.vector, x, y, z)
-)
-_maximum = _elementwise(scalar.maximum, lambda b, t, x, y: b.select(b.fcmp_ordered("<", x, y), y, x))
-_minimum = _elementwise(scalar.minimum, lambda b, t, x, y: b.select(b.fcmp_ordered(">", x, y), y, x))
-_where_positive = _elementwise(
-    scalar.where_positive,
-    lambda b, t, c, x, y: b.select(b.fcmp_ordered(">", c, ir.Constant(t.vector, None)), x, y),
-)
-_square_root = _elementwise(scalar.square_root, lambda b, t, x: _call(b, f"llvm.sqrt.{t.suffix}", t.vector, x))
-_nearest_integer = _elementwise(
-    scalar.nearest_integer, lambda b, t, x: _call(b, f"llvm.rint.{t.suffix}", t.vector, x)
-)
+def _define(function, combine) -> None:
+    """Gives `function` its meaning on tiles: ``combine(builder, tile, *vectors)`` on each vector.
+
+    At least one operand is a tile; numbers are spread.
+    """
+
+    class TileFunction(AbstractTemplate):
+        def generic(self, args, kws):
+            if _has_tile(*args) and all(isinstance(t, Tile | types.Float | types.Integer) for t in args):
+                return signature(next(t for t in args if isinstance(t, Tile)), *args)
+
+    infer_global(function)(TileFunction)
+
+    def lower(context, builder, sig, args):
+        tile = sig.return_type
+        operands = [_vectors(builder, tile, t, v) for t, v in zip(sig.args, args, strict=True)]
+        return _each(builder, tile, lambda k: combine(builder, tile, *(operand(k) for operand in operands)))
+
+    if function in OPERATORS:  # types.Any would take operators over for every other type
+        for left, right in ((Tile, Tile), (Tile, types.Number), (types.Number, Tile)):
+            lower_builtin(function, left, right)(lower)
+    else:
+        lower_builtin(function, types.VarArg(types.Any))(lower)
 
 
 def _exponent_bits(builder, tile, n):
@@ -467,88 +460,35 @@ def _exponent_bits(builder, tile, n):
     return builder.bitcast(shifted, tile.vector)
 
 
-_power_of_two = _elementwise(scalar.power_of_two, _exponent_bits)
+OPERATORS = (operator.add, operator.sub, operator.mul, operator.truediv)
+
+_define(operator.add, lambda b, t, x, y: b.fadd(x, y))
+_define(operator.sub, lambda b, t, x, y: b.fsub(x, y))
+_define(operator.mul, lambda b, t, x, y: b.fmul(x, y))
+_define(operator.truediv, lambda b, t, x, y: b.fdiv(x, y))
+_define(scalar.fma, lambda b, t, x, y, z: _call(b, f"llvm.fma.{t.suffix}", t.vector, x, y, z))
+_define(scalar.maximum, lambda b, t, x, y: b.select(b.fcmp_ordered("<", x, y), y, x))
+_define(scalar.minimum, lambda b, t, x, y: b.select(b.fcmp_ordered(">", x, y), y, x))
+_define(
+    scalar.where_positive,
+    lambda b, t, c, x, y: b.select(b.fcmp_ordered(">", c, ir.Constant(t.vector, None)), x, y),
+)
+_define(scalar.square_root, lambda b, t, x: _call(b, f"llvm.sqrt.{t.suffix}", t.vector, x))
+_define(scalar.nearest_integer, lambda b, t, x: _call(b, f"llvm.rint.{t.suffix}", t.vector, x))
+_define(scalar.power_of_two, _exponent_bits)
 
 
-def _has_tile(*operands) -> bool:
-    return any(isinstance(t, Tile) for t in operands)
+@infer_global(scalar.is_double)
+class _IsDouble(AbstractTemplate):
+    def generic(self, args, kws):
+        if _has_tile(*args):
+            return signature(types.boolean, *args)
 
 
-@overload(scalar.fma)
-def _fma_overload(x, y, z):
-    if _has_tile(x, y, z):
-        return lambda x, y, z: _fma((x, y, z))
+@lower_builtin(scalar.is_double, Tile)
+def _lower_is_double(context, builder, sig, args):
+    return ir.IntType(1)(sig.args[0].dtype is types.float64)
 
-
-@overload(scalar.maximum)
-def _maximum_overload(x, y):
-    if _has_tile(x, y):
-        return lambda x, y: _maximum((x, y))
-
-
-@overload(scalar.minimum)
-def _minimum_overload(x, y):
-    if _has_tile(x, y):
-        return lambda x, y: _minimum((x, y))
-
-
-@overload(scalar.where_positive)
-def _where_positive_overload(condition, x, y):
-    if _has_tile(condition, x, y):
-        return lambda condition, x, y: _where_positive((condition, x, y))
-
-
-@overload(scalar.square_root)
-def _square_root_overload(x):
-    if _has_tile(x):
-        return lambda x: _square_root((x,))
-
-
-@overload(scalar.nearest_integer)
-def _nearest_integer_overload(x):
-    if _has_tile(x):
-        return lambda x: _nearest_integer((x,))
-
-
-@overload(scalar.power_of_two)
-def _power_of_two_overload(n):
-    if _has_tile(n):
-        return lambda n: _power_of_two((n,))
-
-
-@overload(scalar.is_double)
-def _is_double_overload(x):
-    if isinstance(x, Tile):
-        double = x.dtype is types.float64
-        return lambda x: double
-
-
-def _define_operators() -> None:
-    for symbol, instruction in (
-        (operator.add, "fadd"),
-        (operator.sub, "fsub"),
-        (operator.mul, "fmul"),
-        (operator.truediv, "fdiv"),
-    ):
-
-        class TileOperator(AbstractTemplate):
-            def generic(self, args, kws):
-                if len(args) == 2 and _has_tile(*args) and all(_number_or_tile(t) is not None for t in args):
-                    tile = next(t for t in args if isinstance(t, Tile))
-                    return signature(tile, *args)
-
-        infer_global(symbol)(TileOperator)
-
-        def lower(context, builder, sig, args, instruction=instruction):
-            tile = sig.return_type
-            x, y = (_vectors(builder, tile, t, v) for t, v in zip(sig.args, args, strict=True))
-            return _each(builder, tile, lambda k: getattr(builder, instruction)(x(k), y(k)))
-
-        for left, right in ((Tile, Tile), (Tile, types.Number), (types.Number, Tile)):
-            lower_builtin(symbol, left, right)(lower)
-
-
-_define_operators()
 
 if JIT_DISABLED:
     from .simd_numpy import *  # noqa: F403

@@ -320,20 +320,22 @@ def worker_space(work, worker):
 
 
 @cpu_kernel
-def predict(model, rows, work, loss, out, team):
+def predict(model, rows, work, orders, loss, out, team):
     """Predictions of all rows, PREDICT_ROWS at a time through all layers.
 
     Parameters
     ----------
     work : Workspace
         Inputs, outputs and slopes have one row a worker.
+    orders : int64 (n_workers, PREDICT_ROWS)
+        Overwritten.
     out : (n_rows, n_outputs)
         Overwritten.
     """
     own = worker_space(work, team.worker)
     mode = Mode(work.none, np.uint64(0), np.uint64(0))
     last = model.layers[model.layers.size - 1]
-    order = np.empty(PREDICT_ROWS, np.int64)
+    order = orders[team.worker]
     first, end = share_of(rows.n_rows, TILE_ROWS, team)
     for start in range(first, end, PREDICT_ROWS):
         n = min(PREDICT_ROWS, end - start)
@@ -344,12 +346,12 @@ def predict(model, rows, work, loss, out, team):
 
 
 @cpu_kernel
-def evaluate(model, rows, targets, work, rule, record, team):
+def evaluate(model, rows, targets, work, orders, rule, record, team):
     """The loss of all rows without dropout, left in `record`; the workspace is as for `predict`."""
     own = worker_space(work, team.worker)
     mode = Mode(work.none, np.uint64(0), np.uint64(0))
     last = model.layers[model.layers.size - 1]
-    order = np.empty(PREDICT_ROWS, np.int64)
+    order = orders[team.worker]
     first, end = share_of(rows.n_rows, TILE_ROWS, team)
     for start in range(first, end, PREDICT_ROWS):
         n = min(PREDICT_ROWS, end - start)
