@@ -47,7 +47,7 @@ mlp = MLPClassifier(
     random_state=0,
 )
 mlp.fit(X_train, y_train, X_val=X_val, y_val=y_val)
-print(f"{mlp.n_iter_} epochs in {sum(mlp.history_['seconds']):.2f} s, best {mlp.best_validation_score_:.3f}")
+print(f"{mlp.n_iter_} epochs, best average precision on the validation set {mlp.best_validation_score_:.3f}")
 
 # %%
 # Loss and validation score over the epochs.

@@ -37,11 +37,11 @@ from nbnet.cpu.session import Session, as_rows, as_targets
 
 assert network.__file__.startswith({folder!r})
 rng = np.random.default_rng(0)
-X, y = rng.normal(size=(9, 3)), rng.normal(size=(9, 2))
+X, y = rng.normal(size=(9, 3)), rng.normal(size=(9, 1))
 
-layers = network.build(3, [network.DenseSpec(5, network.Activation.MISH), network.DenseSpec(2)])
+layers = network.build(3, [network.DenseSpec(5, network.Activation.MISH), network.DenseSpec(1)])
 params = network.initialize(layers, np.float64, 0)
-targets = as_targets(None, y, np.ones(9), 2, np.float64)
+targets = as_targets(None, y, np.ones(9), 1, np.float64)
 session = Session(layers, params, network.Loss.SQUARED_ERROR, n_jobs=1)
 gradient = session.loss_and_gradient(as_rows(X), targets, 0.0)[1].copy()
 for position in np.flatnonzero(params):
@@ -53,7 +53,7 @@ for position in np.flatnonzero(params):
         params[position] = value
     assert abs((loss[0] - loss[1]) / 2e-5 - gradient[position]) < 1e-8
 
-mlp = MLPRegressor(hidden_layer_sizes=(8,), activation="mish", solver="lbfgs", max_iter=200, tol=1e-2).fit(X, y)
+mlp = MLPRegressor(hidden_layer_sizes=(8,), activation="mish", solver="lbfgs", max_iter=200, tol=1e-2).fit(X, y.ravel())
 assert mlp.score(X, y) > 0.5
 """
 
