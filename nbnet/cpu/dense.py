@@ -30,6 +30,9 @@ from .simd import (
 from .workers import share_of
 
 K_BLOCK = 512  # inputs in one pass of the forward product: a panel of weights then stays in the second cache
+GRADIENT_ROWS = 512  # rows in one pass of the weight's gradient
+PACKED_COLUMNS = 64  # inputs in one pass of the weight's gradient, where x is WIDE or more elements from row to row
+WIDE = 256
 
 
 class Matrix(NamedTuple):
@@ -261,9 +264,9 @@ def dense_backward(grad_y, transposed, layer, grad_x, i_start, i_stop):
 
 
 @cpu_inline
-def weight_gradient_panel(tile_shape, x, grad_y, grad, n_rows, k_start, k_stop, accumulate):
-    """One panel of columns: see `dense_weight_gradient`."""
-    for k in range(k_start, k_stop, TILE_ROWS):
+def weight_gradient_panel(tile_shape, x, grad_y, grad, n_rows, n_columns, accumulate):
+    """``grad[k] = sum over i of x[i, k] * grad_y[i]`` for one panel of grad_y's columns and k < n_columns."""
+    for k in range(0, n_columns, TILE_ROWS):
         position = grad.start + k * grad.stride
         if accumulate:
             total = tile_load(tile_shape, grad.data, position, grad.stride)
@@ -277,8 +280,32 @@ def weight_gradient_panel(tile_shape, x, grad_y, grad, n_rows, k_start, k_stop, 
 
 
 @cpu_kernel
-def dense_weight_gradient(x, grad_y, layer, grads, n_rows, k_start, k_stop, accumulate):
-    """``grad_weight[k] = sum over i of x[i, k] * grad_y[i]`` for rows k in [k_start, k_stop) of the weight.
+def weight_gradient_block(x, grad_y, grad, n_rows, n_columns, n_vectors, accumulate):
+    """``grad[k] = sum over i of x[i, k] * grad_y[i]`` for k < n_columns and the first n_vectors of grad_y's columns."""
+    vector = 0
+    while vector < n_vectors:
+        column = vector * lanes(grad.data)
+        g, out = panel(grad_y, column), panel(grad, column)
+        if vector + TILE_VECTORS <= n_vectors:
+            weight_gradient_panel(shape(TILE_ROWS, TILE_VECTORS), x, g, out, n_rows, n_columns, accumulate)
+            vector += TILE_VECTORS
+        else:
+            weight_gradient_panel(shape(TILE_ROWS, 1), x, g, out, n_rows, n_columns, accumulate)
+            vector += 1
+
+
+@cpu_kernel
+def pack_columns(x, n_rows, n_columns, packed):
+    """``packed[i, k] = x[i, k]`` for k < n_columns, in whole vectors, with PACKED_COLUMNS elements a row."""
+    row_shape = shape(1, 1)
+    for i in range(n_rows):
+        for k in range(0, n_columns, lanes(packed)):
+            tile_store(tile_load(row_shape, x.data, x.start + i * x.stride + k, 0), packed, i * PACKED_COLUMNS + k, 0)
+
+
+@cpu_kernel
+def dense_weight_gradient(x, grad_y, layer, grads, n_rows, k_range, packed, accumulate):
+    """``grad_weight[k] = sum over i of x[i, k] * grad_y[i]`` for rows k in [k_range[0], k_range[1]) of the weight.
 
     Parameters
     ----------
@@ -287,25 +314,30 @@ def dense_weight_gradient(x, grad_y, layer, grads, n_rows, k_start, k_stop, accu
     layer : LAYER
     grads : (n_params,)
         Overwritten, or added to when `accumulate`, in whole tiles: the pads get zero.
-    k_start, k_stop : int
+    k_range : (int, int)
         Multiples of TILE_ROWS (the stop may be n_in).
+    packed : (GRADIENT_ROWS * PACKED_COLUMNS,)
+        This worker's scratch. Wide x is read column by column, a page away from row to row; so a few columns are first
+        copied to lie together.
 
     Notes
     -----
     Cost: 2 n_rows n_in n_out flop.
     """
     n_vectors = (layer.n_out + lanes(grads) - 1) // lanes(grads)
-    grad = Matrix(grads, layer.weight_start, layer.out_stride)
-    vector = 0
-    while vector < n_vectors:
-        column = vector * lanes(grads)
-        g, out = panel(grad_y, column), panel(grad, column)
-        if vector + TILE_VECTORS <= n_vectors:
-            weight_gradient_panel(shape(TILE_ROWS, TILE_VECTORS), x, g, out, n_rows, k_start, k_stop, accumulate)
-            vector += TILE_VECTORS
-        else:
-            weight_gradient_panel(shape(TILE_ROWS, 1), x, g, out, n_rows, k_start, k_stop, accumulate)
-            vector += 1
+    wide = layer.in_stride >= WIDE
+    step = PACKED_COLUMNS if wide else max(1, k_range[1] - k_range[0])
+    for i in range(0, n_rows, GRADIENT_ROWS):
+        n = min(GRADIENT_ROWS, n_rows - i)
+        rows_grad_y = Matrix(grad_y.data, grad_y.start + i * grad_y.stride, grad_y.stride)
+        for k in range(k_range[0], k_range[1], step):
+            n_columns = min(step, k_range[1] - k)
+            columns = Matrix(x.data, x.start + i * x.stride + k, x.stride)
+            if wide:
+                pack_columns(columns, n, n_columns, packed)
+                columns = Matrix(packed, 0, PACKED_COLUMNS)
+            grad = Matrix(grads, layer.weight_start + k * layer.out_stride, layer.out_stride)
+            weight_gradient_block(columns, rows_grad_y, grad, n, n_columns, n_vectors, accumulate or i > 0)
 
 
 @cpu_kernel

@@ -10,12 +10,13 @@ from scipy.special import xlogy
 
 from ..network import Loss, Network, Optimizer, aligned_zeros, round_up, weight_of
 from . import walk
+from .dense import GRADIENT_ROWS, PACKED_COLUMNS
 from .simd import TILE_ROWS
 from .walk import Model, Plan, Record, Rows, Rule, Targets, Workspace
 from .workers import Workers, choose_n_workers
 
 FLOP_A_CALL = 4e9  # a kernel returns to Python about every 0.1 s, so that Ctrl-C is heard
-GRADIENT_ROWS = 1024  # rows at a time in `Session.loss_and_gradient`
+FULL_ROWS = 1024  # rows at a time in `Session.loss_and_gradient`
 PIECES = 64  # elements of a worker's scratch: two vectors of the widest
 
 
@@ -198,7 +199,7 @@ class Session:
         weight_sum = float(targets.weights.sum(dtype=np.float64))
         scale = 1.0 / weight_sum if weight_sum > 0 else 0.0
         if not hasattr(self, "_full_work"):
-            block = min(n, GRADIENT_ROWS)
+            block = min(n, FULL_ROWS)
             self._full_workers = choose_n_workers(self.n_jobs, 3.0 * self._flop_a_row * block)
             self._full_work = self._workspace(block, self._full_workers)
         grads = aligned_zeros(self.network.n_params, self.params.dtype)
@@ -249,6 +250,7 @@ class Session:
         """Room for a batch that all workers share."""
         dtype, network = self.params.dtype, self.network
         capacity = round_up(n_rows)
+        packed = min(capacity, GRADIENT_ROWS) * PACKED_COLUMNS
         n_blocks = int(np.sum(-(-network.layers["n_in"] // TILE_ROWS))) + network.layers.size
         return Workspace(
             inputs=aligned_zeros(capacity * int(network.layers["in_stride"][0]), dtype),
@@ -257,6 +259,7 @@ class Session:
             none=self._none,
             transposed=aligned_zeros(network.transposed_size, dtype),
             pieces=np.zeros((n_workers, PIECES), dtype),
+            packed=aligned_zeros(n_workers * packed, dtype).reshape(n_workers, packed),
             squares=np.zeros(n_blocks),
             capacity=capacity,
         )
@@ -276,6 +279,7 @@ class Session:
             none=self._none,
             transposed=self._none,
             pieces=np.zeros((n_workers, PIECES), dtype),
+            packed=np.zeros((0, 0), dtype),
             squares=np.zeros(0),
             capacity=capacity,
         )

@@ -72,6 +72,7 @@ class Workspace(NamedTuple):
     none: np.ndarray  # no elements: stands for slopes that nobody wants
     transposed: np.ndarray
     pieces: np.ndarray  # (n_workers, 64)
+    packed: np.ndarray  # (n_workers, GRADIENT_ROWS * PACKED_COLUMNS)
     squares: np.ndarray  # sums of squares, one a block of TILE_ROWS rows of a weight, then one a bias
     capacity: int
 
@@ -185,7 +186,10 @@ def gradients(model, rows, order, work, accumulate, team):
                 x = Matrix(work.inputs, 0, layer.in_stride)
             else:
                 x = output_of(model.layers[number - 1], work.outputs, work.capacity)
-            dense_weight_gradient(x, grad_y, layer, model.grads, order.size, k_start, k_stop, accumulate)
+            packed = work.packed[team.worker]
+            dense_weight_gradient(
+                x, grad_y, layer, model.grads, order.size, (k_start, k_stop), packed, accumulate
+            )
 
 
 @cpu_kernel
@@ -314,6 +318,7 @@ def worker_space(work, worker):
         work.none,
         work.transposed,
         work.pieces,
+        work.packed,
         work.squares,
         work.capacity,
     )
