@@ -319,7 +319,8 @@ def product_rows(options: Options) -> list[dict]:
                 )
             )
         else:
-            rows.append(row("products", "whole fit", NBNET, note=step.error))
+            note = step.error or "the limit of the core was not measured"
+            rows.append(row("products", f"whole fit {case.title}", NBNET, note=note))
     return rows
 
 
@@ -425,7 +426,7 @@ def seconds_text(seconds: float | None) -> str:
     if seconds is None:
         return ""
     for limit, factor, unit in ((1e-3, 1e6, "us"), (1.0, 1e3, "ms")):
-        if seconds < limit:
+        if abs(seconds) < limit:
             return f"{seconds * factor:.3g} {unit}"
     return f"{seconds:.3g} s"
 

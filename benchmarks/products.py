@@ -68,16 +68,23 @@ def measure(n_rows: int, n_in: int, n_out: int, dtype: str = "float32") -> dict[
         :n_out, :n_in
     ] = weight.T
     none = np.empty(0, dtype)
+    packed = network.aligned_zeros(dense.GRADIENT_ROWS * dense.PACKED_COLUMNS, dtype)
     x_numpy, grad_y_numpy = np.ascontiguousarray(x_view), np.ascontiguousarray(grad_y_view)
-    y_numpy, grad_x_numpy, grad_weight_numpy = np.empty_like(grad_y_numpy), np.empty_like(x_numpy), np.empty_like(weight)
+    y_numpy, grad_x_numpy = np.empty_like(grad_y_numpy), np.empty_like(x_numpy)
+    grad_weight_numpy = np.empty_like(weight)
 
     calls = {
         "forward": lambda: dense.dense_forward(x, params, layer, y, none, 0, n_rows),
         "forward, BLAS": lambda: np.add(np.dot(x_numpy, weight, out=y_numpy), bias, out=y_numpy),
         # grad_x holds the slopes of the layer below: ones, anew each time, or repeated products would overflow
-        "input gradient": lambda: (grad_x_view.fill(1), dense.dense_backward(grad_y, transposed, layer, grad_x, 0, n_rows)),
+        "input gradient": lambda: (
+            grad_x_view.fill(1),
+            dense.dense_backward(grad_y, transposed, layer, grad_x, 0, n_rows),
+        ),
         "input gradient, BLAS": lambda: np.dot(grad_y_numpy, weight.T, out=grad_x_numpy),
-        "weight gradient": lambda: dense.dense_weight_gradient(x, grad_y, layer, grads, n_rows, 0, n_in, False),
+        "weight gradient": lambda: dense.dense_weight_gradient(
+            x, grad_y, layer, grads, n_rows, (0, n_in), packed, False
+        ),
         "weight gradient, BLAS": lambda: np.dot(x_numpy.T, grad_y_numpy, out=grad_weight_numpy),
     }
     flop = 2.0 * n_rows * n_in * n_out
