@@ -328,7 +328,7 @@ def test_sparse_input_cannot_be_centered():
         lambda estimator: estimator.set_params(hidden_layer_sizes=(0,)).fit(X, Y + 5),
         lambda estimator: estimator.partial_fit(X, Y, X_val=X, y_val=5 * Y),
         lambda estimator: estimator.fit(X[:, :2], Y + 5, X_val=NAN[:, :2], y_val=Y + 5),
-        lambda estimator: estimator.fit(X[:, :1] * 1e200, Y + 5),
+        lambda estimator: estimator.set_params(solver="sgd", learning_rate_init=1e300).fit(X[:, :1], Y + 5),
     ],
 )
 def test_nothing_is_half_fitted(call):

@@ -6,7 +6,6 @@ TABULAR = {
     "activation": "silu",
     "solver": "adamw",
     "alpha": 0.01,
-    "batch_size": 256,
     "learning_rate": "one_cycle",
     "learning_rate_init": 0.003,
     "max_iter": 100,

@@ -52,15 +52,18 @@ class InputScaler(NamedTuple):
         center, scale = np.empty(X.shape[1]), np.empty(X.shape[1])
         for k in range(X.shape[1]):
             column = X[row_numbers, k].astype(np.float64)
+            largest = np.abs(column).max() or 1.0  # divided by it, no square and no difference overflows
+            column /= largest
             if kind == InputScaling.STANDARD:
-                center[k] = np.average(column, weights=weights)
-                spread = np.sqrt(np.average((column - center[k]) ** 2, weights=weights))
-                constant = spread <= 10 * np.finfo(np.float64).eps * max(abs(center[k]), np.finfo(np.float64).tiny)
+                middle = np.average(column, weights=weights)
+                spread = np.sqrt(np.average((column - middle) ** 2, weights=weights))
+                constant = spread <= 10 * np.finfo(np.float64).eps
             else:
-                low, center[k], high = weighted_quantile(column, weights, np.array([0.25, 0.5, 0.75]))
+                low, middle, high = weighted_quantile(column, weights, np.array([0.25, 0.5, 0.75]))
                 spread = high - low if high > low else 0.5 * (column.max() - column.min())
                 constant = spread == 0
-            scale[k] = 0.0 if constant else 1.0 / spread
+            center[k] = middle * largest
+            scale[k] = 0.0 if constant or spread * largest < np.finfo(np.float64).tiny else 1.0 / (spread * largest)
         return cls(InputScaling(kind), center, scale)
 
     def transform(self, X: np.ndarray, dtype) -> np.ndarray:
