@@ -1,0 +1,69 @@
+"""Dependencies point one way, and nothing beyond the declared packages is needed at run time."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "nbnet"
+
+# part of the package -> the parts that it may import, itself apart
+MAY_IMPORT = {
+    "jit": set(),
+    "network": {"random"},
+    "random": {"jit"},
+    "scalar": {"jit", "network"},
+    "cpu": {"jit", "network", "random", "scalar"},
+    "progress": set(),
+    "schedules": {"network"},
+    "lbfgs": {"network", "progress", "schedules", "trainer"},
+    "trainer": {"cpu", "network", "progress", "random", "schedules"},
+    "estimators": {"lbfgs", "network", "progress", "random", "schedules", "trainer"},
+    "plotting": set(),
+    "datasets": set(),
+    "__init__": set(),
+    "__main__": {"__init__", "cpu", "datasets", "estimators", "jit"},
+}
+RUN_TIME = {"joblib", "llvmlite", "numba", "numpy", "scipy", "sklearn", "threadpoolctl"}
+OPTIONAL = {"datasets": {"pandas"}, "plotting": {"matplotlib"}}
+MODULES = sorted(str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py"))
+
+
+def _part(name):
+    return Path(name).parts[0].removesuffix(".py")
+
+
+def _imports(name):
+    """Pairs (part of nbnet or None, top-level package or None) of each import statement, nested ones included."""
+    package = ("nbnet", *Path(name).parts[:-1])
+    for node in ast.walk(ast.parse((PACKAGE / name).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield None, alias.name.split(".")[0]
+        elif isinstance(node, ast.ImportFrom):
+            if not node.level:
+                yield None, node.module.split(".")[0]
+                continue
+            base = package[: len(package) - node.level + 1] + tuple((node.module or "").split("."))
+            below = [part for part in base[1:] if part]
+            for alias in node.names:
+                part = below[0] if below else alias.name
+                yield (part if part in MAY_IMPORT else "__init__"), None
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_imports_point_down(name):
+    part = _part(name)
+    assert part in MAY_IMPORT, f"say in this test what nbnet.{part} may import"
+    inside = {target for target, _ in _imports(name) if target} - {part}
+    assert inside <= MAY_IMPORT[part]
+    outside = {package for _, package in _imports(name) if package and package not in sys.stdlib_module_names}
+    assert outside <= RUN_TIME | OPTIONAL.get(part, set())
+
+
+def test_importing_nbnet_loads_no_kernel():
+    script = "import sys, nbnet; print(sorted(m for m in sys.modules if m.split('.')[0] in ('numba', 'sklearn')))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
