@@ -1,6 +1,7 @@
 """The documentation is true: its examples run, and the change it shows in `adding_a_layer` works."""
 
 import doctest
+import importlib
 import re
 import shutil
 import subprocess
@@ -21,10 +22,10 @@ def test_examples_of(page):
     assert failed == 0
 
 
-def test_examples_of_the_data_sets():
-    from nbnet.datasets import tables
-
-    failed, tried = doctest.testmod(tables)
+@pytest.mark.slow_without_jit
+@pytest.mark.parametrize("name", ["nbnet.datasets.tables", "nbnet.estimators.mlp"])
+def test_examples_in_docstrings_of(name):
+    failed, tried = doctest.testmod(importlib.import_module(name))
     assert tried > 0
     assert failed == 0
 

@@ -86,7 +86,7 @@ def activate_rows(row_shape, activation, n_columns, y, slopes, n_rows):
     """On a tile just stored: z in `y` becomes activation(z); its slope goes where its gradient will be.
 
     Columns from `n_columns` on are pads: they become zero, whatever activation(0) is. Without slopes (no elements:
-    prediction) only y is written. Non-linear layers only.
+    prediction) only y is written.
     """
     for i in range(n_rows):
         position = y.start + i * y.stride
@@ -116,7 +116,7 @@ def forward_panel(tile_shape, row_shape, x, weight, bias_start, y, slopes, layer
                 tile_store(scalar.relu_slope(total), slopes, position, y.stride)
         else:
             tile_store(total, y.data, position, y.stride)
-            if k_stop == layer.n_in and layer.activation != Activation.IDENTITY:
+            if k_stop == layer.n_in and (layer.activation != Activation.IDENTITY or slopes.size > 0):
                 activate_rows(
                     row_shape, layer.activation, n_columns, Matrix(y.data, position, y.stride), slopes, TILE_ROWS
                 )
@@ -134,8 +134,8 @@ def dense_forward(x, params, layer, y, slopes, i_start, i_stop):
     y : Matrix (rows, n_out)
         Overwritten, pads with zero, up to the next multiple of TILE_ROWS rows.
     slopes : (same as y.data) or (0,)
-        Derivative of the activation at each output, at the position of the output; nothing if empty or if the activation
-        is the identity.
+        Overwritten with the derivative of the activation at each output, at the position of the output; empty: not
+        wanted.
 
     Notes
     -----
@@ -173,7 +173,7 @@ def sparse_panel(row_shape, rows, p_range, weight, bias_start, y, slopes, activa
     for p in range(p_range[0], p_range[1]):
         total = tile_rank1(total, rows.values, p, 0, weight.data, weight.start + rows.indices[p] * weight.stride)
     tile_store(total, y.data, y.start, 0)
-    if activation != Activation.IDENTITY:
+    if activation != Activation.IDENTITY or slopes.size > 0:
         activate_rows(row_shape, activation, n_columns, y, slopes, 1)
 
 
