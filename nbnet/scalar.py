@@ -51,7 +51,7 @@ def nearest_integer(x):
 
 def power_of_two(n):
     """``2**n`` for integers `n` held as floats, within the normal range."""
-    return np.ldexp(np.ones_like(n), n.astype(np.int64))
+    return np.ldexp(np.ones_like(n), np.nan_to_num(n).astype(np.int64))
 
 
 def is_double(x):

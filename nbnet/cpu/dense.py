@@ -109,16 +109,16 @@ def forward_panel(tile_shape, row_shape, x, weight, bias_start, y, slopes, layer
         x_position = x.start + i * x.stride
         for k in range(k_start, k_stop):
             total = tile_rank1(total, x.data, x_position + k, x.stride, weight.data, weight.start + k * weight.stride)
-        if k_stop == layer.n_in and layer.activation == Activation.RELU:
+        if k_stop == layer["n_in"] and layer["activation"] == Activation.RELU:
             total = scalar.relu(total)
             tile_store(total, y.data, position, y.stride)
             if slopes.size > 0:
                 tile_store(scalar.relu_slope(total), slopes, position, y.stride)
         else:
             tile_store(total, y.data, position, y.stride)
-            if k_stop == layer.n_in and (layer.activation != Activation.IDENTITY or slopes.size > 0):
+            if k_stop == layer["n_in"] and (layer["activation"] != Activation.IDENTITY or slopes.size > 0):
                 activate_rows(
-                    row_shape, layer.activation, n_columns, Matrix(y.data, position, y.stride), slopes, TILE_ROWS
+                    row_shape, layer["activation"], n_columns, Matrix(y.data, position, y.stride), slopes, TILE_ROWS
                 )
 
 
@@ -141,17 +141,17 @@ def dense_forward(x, params, layer, y, slopes, i_start, i_stop):
     -----
     Cost: 2 n_rows n_in n_out flop. Error: about 6e-8 sqrt(n_in) of the terms' size in float32.
     """
-    n_vectors = (layer.n_out + lanes(params) - 1) // lanes(params)
-    weight = Matrix(params, layer.weight_start, layer.out_stride)
-    n_blocks = (layer.n_in + K_BLOCK - 1) // K_BLOCK
-    block = (layer.n_in + n_blocks - 1) // n_blocks
-    for k_start in range(0, layer.n_in, block):
-        k_stop = min(layer.n_in, k_start + block)
+    n_vectors = (layer["n_out"] + lanes(params) - 1) // lanes(params)
+    weight = Matrix(params, layer["weight_start"], layer["out_stride"])
+    n_blocks = (layer["n_in"] + K_BLOCK - 1) // K_BLOCK
+    block = (layer["n_in"] + n_blocks - 1) // n_blocks
+    for k_start in range(0, layer["n_in"], block):
+        k_stop = min(layer["n_in"], k_start + block)
         vector = 0
         while vector < n_vectors:
             column = vector * lanes(params)
-            w, out, bias_start = panel(weight, column), panel(y, column), layer.bias_start + column
-            left = layer.n_out - column
+            w, out, bias_start = panel(weight, column), panel(y, column), layer["bias_start"] + column
+            left = layer["n_out"] - column
             if vector + TILE_VECTORS <= n_vectors:
                 forward_panel(
                     shape(TILE_ROWS, TILE_VECTORS), shape(1, TILE_VECTORS), x, w, bias_start, out, slopes, layer, left,
@@ -180,23 +180,23 @@ def sparse_panel(row_shape, rows, p_range, weight, bias_start, y, slopes, activa
 @cpu_kernel
 def sparse_forward(rows, order, params, layer, y, slopes, i_start, i_stop):
     """`dense_forward` for CSR rows ``order[i]``: only the entries that are there are read and multiplied."""
-    n_vectors = (layer.n_out + lanes(params) - 1) // lanes(params)
-    weight = Matrix(params, layer.weight_start, layer.out_stride)
+    n_vectors = (layer["n_out"] + lanes(params) - 1) // lanes(params)
+    weight = Matrix(params, layer["weight_start"], layer["out_stride"])
     for i in range(i_start, i_stop):
         p_range = rows.indptr[order[i]], rows.indptr[order[i] + 1]
         row = Matrix(y.data, y.start + i * y.stride, y.stride)
         vector = 0
         while vector < n_vectors:
             column = vector * lanes(params)
-            w, out, bias_start = panel(weight, column), panel(row, column), layer.bias_start + column
-            left = layer.n_out - column
+            w, out, bias_start = panel(weight, column), panel(row, column), layer["bias_start"] + column
+            left = layer["n_out"] - column
             if vector + TILE_VECTORS <= n_vectors:
                 sparse_panel(
-                    shape(1, TILE_VECTORS), rows, p_range, w, bias_start, out, slopes, layer.activation, left
+                    shape(1, TILE_VECTORS), rows, p_range, w, bias_start, out, slopes, layer["activation"], left
                 )
                 vector += TILE_VECTORS
             else:
-                sparse_panel(shape(1, 1), rows, p_range, w, bias_start, out, slopes, layer.activation, left)
+                sparse_panel(shape(1, 1), rows, p_range, w, bias_start, out, slopes, layer["activation"], left)
                 vector += 1
 
 
@@ -207,14 +207,14 @@ def sparse_forward(rows, order, params, layer, y, slopes, i_start, i_stop):
 def transpose_weight(params, layer, transposed, team):
     """This worker's share of ``transposed = weight.T``, by square tiles."""
     square, width = square_shape(params), lanes(params)
-    n_down, n_across = (layer.n_in + width - 1) // width, (layer.n_out + width - 1) // width
+    n_down, n_across = (layer["n_in"] + width - 1) // width, (layer["n_out"] + width - 1) // width
     start, stop = share_of(n_down * n_across, 1, team)
     for number in range(start, stop):
         j = number // n_down * width
         k = number % n_down * width
-        tile = tile_load(square, params, layer.weight_start + k * layer.out_stride + j, layer.out_stride)
+        tile = tile_load(square, params, layer["weight_start"] + k * layer["out_stride"] + j, layer["out_stride"])
         tile_store(
-            tile_transpose(tile), transposed, layer.transposed_start + j * layer.in_stride + k, layer.in_stride
+            tile_transpose(tile), transposed, layer["transposed_start"] + j * layer["in_stride"] + k, layer["in_stride"]
         )
 
 
@@ -249,17 +249,17 @@ def dense_backward(grad_y, transposed, layer, grad_x, i_start, i_stop):
     -----
     Cost: 2 n_rows n_in n_out flop.
     """
-    n_vectors = (layer.n_in + lanes(transposed) - 1) // lanes(transposed)
-    weight = Matrix(transposed, layer.transposed_start, layer.in_stride)
+    n_vectors = (layer["n_in"] + lanes(transposed) - 1) // lanes(transposed)
+    weight = Matrix(transposed, layer["transposed_start"], layer["in_stride"])
     vector = 0
     while vector < n_vectors:
         column = vector * lanes(transposed)
         w, out = panel(weight, column), panel(grad_x, column)
         if vector + TILE_VECTORS <= n_vectors:
-            backward_panel(shape(TILE_ROWS, TILE_VECTORS), grad_y, w, out, layer.n_out, i_start, i_stop)
+            backward_panel(shape(TILE_ROWS, TILE_VECTORS), grad_y, w, out, layer["n_out"], i_start, i_stop)
             vector += TILE_VECTORS
         else:
-            backward_panel(shape(TILE_ROWS, 1), grad_y, w, out, layer.n_out, i_start, i_stop)
+            backward_panel(shape(TILE_ROWS, 1), grad_y, w, out, layer["n_out"], i_start, i_stop)
             vector += 1
 
 
@@ -324,8 +324,8 @@ def dense_weight_gradient(x, grad_y, layer, grads, n_rows, k_range, packed, accu
     -----
     Cost: 2 n_rows n_in n_out flop.
     """
-    n_vectors = (layer.n_out + lanes(grads) - 1) // lanes(grads)
-    wide = layer.in_stride >= WIDE
+    n_vectors = (layer["n_out"] + lanes(grads) - 1) // lanes(grads)
+    wide = layer["in_stride"] >= WIDE
     step = PACKED_COLUMNS if wide else max(1, k_range[1] - k_range[0])
     for i in range(0, n_rows, GRADIENT_ROWS):
         n = min(GRADIENT_ROWS, n_rows - i)
@@ -336,7 +336,7 @@ def dense_weight_gradient(x, grad_y, layer, grads, n_rows, k_range, packed, accu
             if wide:
                 pack_columns(columns, n, n_columns, packed)
                 columns = Matrix(packed, 0, PACKED_COLUMNS)
-            grad = Matrix(grads, layer.weight_start + k * layer.out_stride, layer.out_stride)
+            grad = Matrix(grads, layer["weight_start"] + k * layer["out_stride"], layer["out_stride"])
             weight_gradient_block(columns, rows_grad_y, grad, n, n_columns, n_vectors, accumulate or i > 0)
 
 
@@ -346,15 +346,15 @@ def sparse_weight_gradient(rows, order, grad_y, layer, grads, n_rows, k_start, k
     row_shape, width = shape(1, 1), lanes(grads)
     if not accumulate:
         for position in range(
-            layer.weight_start + k_start * layer.out_stride, layer.weight_start + k_stop * layer.out_stride, width
+            layer["weight_start"] + k_start * layer["out_stride"], layer["weight_start"] + k_stop * layer["out_stride"], width
         ):
             tile_store(tile_zeros(row_shape, grads), grads, position, 0)
     for i in range(n_rows):
         for p in range(rows.indptr[order[i]], rows.indptr[order[i] + 1]):
             k = rows.indices[p]
             if k_start <= k < k_stop:
-                for column in range(0, layer.n_out, width):
-                    position = layer.weight_start + k * layer.out_stride + column
+                for column in range(0, layer["n_out"], width):
+                    position = layer["weight_start"] + k * layer["out_stride"] + column
                     total = tile_load(row_shape, grads, position, 0)
                     y_position = grad_y.start + i * grad_y.stride + column
                     total = tile_rank1(total, rows.values, p, 0, grad_y.data, y_position)
@@ -365,8 +365,8 @@ def sparse_weight_gradient(rows, order, grad_y, layer, grads, n_rows, k_start, k
 def bias_gradient(grad_y, layer, grads, n_rows, accumulate):
     """``grad_bias = sum over i of grad_y[i]``, overwritten or added to."""
     row_shape = shape(1, 1)
-    for column in range(0, layer.n_out, lanes(grads)):
-        position = layer.bias_start + column
+    for column in range(0, layer["n_out"], lanes(grads)):
+        position = layer["bias_start"] + column
         total = tile_load(row_shape, grads, position, 0) if accumulate else tile_zeros(row_shape, grads)
         for i in range(n_rows):
             total = total + tile_load(row_shape, grad_y.data, grad_y.start + i * grad_y.stride + column, 0)

@@ -28,14 +28,14 @@ def dropout_forward(y, layer, slopes, seed, step, number, i_start, i_stop):
     -----
     Source: Srivastava et al., Dropout, JMLR 2014, in its inverted form.
     """
-    threshold = np.uint64(layer.dropout * 4294967296.0)
-    factor = 1.0 / (1.0 - layer.dropout)
+    threshold = np.uint64(layer["dropout"] * 4294967296.0)
+    factor = 1.0 / (1.0 - layer["dropout"])
     stream = np.uint64(Stream.DROPOUT) + number * np.uint64(256)
     for i in range(i_start, i_stop):
         position = y.start + i * y.stride
-        for block in range(0, layer.n_out, 4):
+        for block in range(0, layer["n_out"], 4):
             words = philox(np.uint64(block // 4), np.uint64(i), step, stream, seed)
-            for j in range(block, min(block + 4, layer.n_out)):
+            for j in range(block, min(block + 4, layer["n_out"])):
                 scale = factor if words[j - block] >= threshold else 0.0
                 y.data[position + j] *= scale
                 slopes[position + j] *= scale

@@ -135,7 +135,7 @@ class Mode(NamedTuple):
 @cpu_kernel
 def output_of(layer, data, capacity):
     """The matrix of a layer's outputs (or slopes) in the workspace."""
-    return Matrix(data, layer.output_start * capacity, layer.out_stride)
+    return Matrix(data, layer["output_start"] * capacity, layer["out_stride"])
 
 
 @cpu_kernel
@@ -150,12 +150,12 @@ def forward(model, rows, order, work, mode, i_start, i_stop):
             sparse_forward(rows, order, model.params, layer, y, wanted, i_start, i_stop)
         else:
             if number == 0:
-                x = Matrix(work.inputs, 0, layer.in_stride)
+                x = Matrix(work.inputs, 0, layer["in_stride"])
                 gather(rows, order, i_start, i_stop, x)
             else:
                 x = output_of(model.layers[number - 1], work.outputs, work.capacity)
             dense_forward(x, model.params, layer, y, wanted, i_start, i_stop)
-        if layer.dropout > 0.0 and slopes.size > 0:
+        if layer["dropout"] > 0.0 and slopes.size > 0:
             dropout_forward(y, layer, slopes, mode.seed, mode.step, np.uint64(number), i_start, i_stop)
 
 
@@ -174,7 +174,7 @@ def gradients(model, rows, order, work, accumulate, team):
     for number in range(model.layers.size - 1, -1, -1):
         layer = model.layers[number]
         grad_y = output_of(layer, work.slopes, work.capacity)
-        k_start, k_stop = share_of(layer.n_in, TILE_ROWS, team)
+        k_start, k_stop = share_of(layer["n_in"], TILE_ROWS, team)
         if team.worker == team.n_workers - 1:
             bias_gradient(grad_y, layer, model.grads, order.size, accumulate)
         if number == 0 and rows.indptr.size > 0:
@@ -183,7 +183,7 @@ def gradients(model, rows, order, work, accumulate, team):
             )
         else:
             if number == 0:
-                x = Matrix(work.inputs, 0, layer.in_stride)
+                x = Matrix(work.inputs, 0, layer["in_stride"])
             else:
                 x = output_of(model.layers[number - 1], work.outputs, work.capacity)
             packed = work.packed[team.worker]
@@ -220,17 +220,17 @@ def clip_factor(model, work, rule, team):
     block = 0
     for number in range(model.layers.size):
         layer = model.layers[number]
-        k_start, k_stop = share_of(layer.n_in, TILE_ROWS, team)
+        k_start, k_stop = share_of(layer["n_in"], TILE_ROWS, team)
         for k in range(k_start, k_stop, TILE_ROWS):
-            start = layer.weight_start + k * layer.out_stride
-            stop = layer.weight_start + min(k + TILE_ROWS, k_stop) * layer.out_stride
+            start = layer["weight_start"] + k * layer["out_stride"]
+            stop = layer["weight_start"] + min(k + TILE_ROWS, k_stop) * layer["out_stride"]
             work.squares[block + k // TILE_ROWS] = sum_of_squares(model.grads, start, stop)
-        block += (layer.n_in + TILE_ROWS - 1) // TILE_ROWS
+        block += (layer["n_in"] + TILE_ROWS - 1) // TILE_ROWS
     if team.worker == team.n_workers - 1:
         for number in range(model.layers.size):
             layer = model.layers[number]
             work.squares[block + number] = sum_of_squares(
-                model.grads, layer.bias_start, layer.bias_start + layer.out_stride
+                model.grads, layer["bias_start"], layer["bias_start"] + layer["out_stride"]
             )
     if not barrier(team):
         return -1.0
@@ -247,17 +247,17 @@ def update(model, work, step, rule, team):
     no_decay = StepSize(step.rate, 0.0, 0.0, step.clip)
     for number in range(model.layers.size):
         layer = model.layers[number]
-        k_start, k_stop = share_of(layer.n_in, TILE_ROWS, team)
+        k_start, k_stop = share_of(layer["n_in"], TILE_ROWS, team)
         for k in range(k_start, k_stop, TILE_ROWS):
-            start = layer.weight_start + k * layer.out_stride
-            stop = layer.weight_start + min(k + TILE_ROWS, k_stop) * layer.out_stride
+            start = layer["weight_start"] + k * layer["out_stride"]
+            stop = layer["weight_start"] + min(k + TILE_ROWS, k_stop) * layer["out_stride"]
             work.squares[block + k // TILE_ROWS] = optimizer_step(
                 model.params, model.grads, model.moments, start, stop, step, rule
             )
-        block += (layer.n_in + TILE_ROWS - 1) // TILE_ROWS
+        block += (layer["n_in"] + TILE_ROWS - 1) // TILE_ROWS
         if team.worker == team.n_workers - 1:
-            stop = layer.bias_start + layer.out_stride
-            optimizer_step(model.params, model.grads, model.moments, layer.bias_start, stop, no_decay, rule)
+            stop = layer["bias_start"] + layer["out_stride"]
+            optimizer_step(model.params, model.grads, model.moments, layer["bias_start"], stop, no_decay, rule)
     if team.worker == team.n_workers - 1:
         work.squares[block:] = 0.0
 
@@ -347,7 +347,7 @@ def predict(model, rows, work, orders, loss, out, team):
         for i in range(n):
             order[i] = start + i
         forward(model, rows, order, own, mode, 0, n)
-        apply_inverse_link(output_of(last, own.outputs, own.capacity), loss, last.n_out, out, start, n)
+        apply_inverse_link(output_of(last, own.outputs, own.capacity), loss, last["n_out"], out, start, n)
 
 
 @cpu_kernel

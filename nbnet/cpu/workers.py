@@ -67,7 +67,7 @@ def pause(typingctx):
     """Tells the core that this is a waiting loop."""
 
     def generate(context, builder, sig, args):
-        triple = context.codegen()._library_class and builder.module.triple
+        triple = builder.module.triple
         if "x86" in triple or "i686" in triple:
             kind, name, operands = ir.FunctionType(ir.VoidType(), []), "llvm.x86.sse2.pause", []
         elif "aarch64" in triple or "arm64" in triple:
@@ -188,7 +188,8 @@ class Workers:
         at their next barrier; then it is raised.
         """
         if self._pool is None:
-            kernel(*args, Team(self._state, 0, 1))
+            with np.errstate(all="ignore"):  # compiled code does not warn, so neither does it with the JIT off
+                kernel(*args, Team(self._state, 0, 1))
             return
         self._state[:] = 0
         futures = [self._pool.submit(self._run_one, kernel, args, worker) for worker in range(1, self.n_workers)]
