@@ -1,0 +1,197 @@
+"""What is promised of every fit: the same bits, whoever computes them, and safety in threads and processes."""
+
+import hashlib
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import tracemalloc
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+
+import joblib
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from numpy.testing import assert_array_equal
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.experimental import enable_halving_search_cv  # noqa: F401
+from sklearn.model_selection import GridSearchCV, HalvingGridSearchCV
+from sklearn.utils.estimator_checks import check_estimator
+
+from nbnet import MLPClassifier, MLPRegressor
+
+rng = np.random.default_rng(0)
+X = rng.normal(size=(60, 5))
+Y = (X[:, 0] + X[:, 1] * X[:, 2] > 0).astype(int) + (X[:, 3] > 0.5)
+# a linear schedule ends at max_iter: no ConvergenceWarning, in whatever thread or process
+SMALL = {"hidden_layer_sizes": (9, 6), "max_iter": 2, "random_state": 0, "batch_size": 16, "learning_rate": "linear"}
+
+
+def small(cls=MLPClassifier, **changes):
+    return cls(**{**SMALL, **changes})
+
+
+def fit(estimator, *args, **kwargs):
+    """Fit; reaching max_iter is no news here."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return estimator.fit(*args, **kwargs)
+
+
+def digest(estimator):
+    """Of the parameters' bits."""
+    return hashlib.sha256(np.ascontiguousarray(estimator.params_)).hexdigest()
+
+
+def fitted_digest(**changes):
+    return digest(fit(small(**changes), X, Y))
+
+
+# -------------------------------------------------------------------------------- the same bits
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"dropout": 0.3, "solver": "adamw", "early_stopping": True, "activation": "gelu"},
+        {"solver": "lbfgs"},
+        {"solver": "sgd", "max_grad_norm": 0.1, "dtype": "float32"},
+    ],
+    ids=str,
+)
+def test_same_bits_for_any_number_of_workers(changes):
+    alone = fitted_digest(n_jobs=1, **changes)
+    assert {fitted_digest(n_jobs=n_jobs, **changes) for n_jobs in (2, 3, 8, None)} == {alone}
+
+
+@pytest.mark.slow_without_jit
+@pytest.mark.parametrize("backend", ["threading", "loky"])
+def test_same_bits_in_joblib_workers(backend):
+    digests = joblib.Parallel(n_jobs=2, backend=backend)(joblib.delayed(fitted_digest)() for _ in range(3))
+    assert set(digests) == {fitted_digest()}
+
+
+@pytest.mark.slow_without_jit
+def test_same_bits_in_grid_search():
+    search = fit(GridSearchCV(small(), {"alpha": [1e-4, 1.0]}, cv=2, n_jobs=2, refit=False), X, Y)
+    alone = fit(GridSearchCV(small(n_jobs=1), {"alpha": [1e-4, 1.0]}, cv=2, refit=False), X, Y)
+    assert_array_equal(search.cv_results_["mean_test_score"], alone.cv_results_["mean_test_score"])
+
+
+@pytest.mark.slow_without_jit
+def test_halving_search_with_epochs_as_the_resource():
+    search = HalvingGridSearchCV(
+        small(), {"alpha": [1e-4, 1.0], "learning_rate_init": [1e-3, 1e-2]}, resource="max_iter", min_resources=2,
+        max_resources=8, cv=2, random_state=0,
+    )  # fmt: skip
+    fit(search, X, Y)
+    assert search.best_estimator_.max_iter == search.n_resources_[-1] > search.n_resources_[0]
+    assert search.n_iterations_ >= 2
+
+
+@pytest.mark.parametrize("kind", ["dense", "csr", "scaled"])
+def test_rows_are_predicted_independently(kind):
+    estimator = fit(small(input_scaling="robust" if kind == "scaled" else None), X, Y)
+    data = sp.csr_array(X) if kind == "csr" else X
+    together = estimator.predict_proba(data)
+    for n_jobs in (1, 2):
+        estimator.set_params(n_jobs=n_jobs)
+        single = np.concatenate([estimator.predict_proba(data[i : i + 1]) for i in range(0, 60, 7)])
+        assert_array_equal(single, together[::7])
+        assert_array_equal(estimator.predict_proba(data[5:38]), together[5:38])
+    assert_array_equal(estimator.predict_proba(X[::-1] if kind != "csr" else data[::-1])[::-1], together)
+
+
+# -------------------------------------------------------------------------------- threads and processes
+
+
+@pytest.mark.slow_without_jit
+def test_eight_fits_at_once_in_threads():
+    expected = [fitted_digest(random_state=seed) for seed in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(lambda seed: fitted_digest(random_state=seed, n_jobs=2), range(8))) == expected
+
+
+@pytest.mark.slow_without_jit
+def test_sixteen_threads_predict_on_one_model():
+    estimator = fit(small(), X, Y)
+    expected = estimator.predict_proba(X)
+    with ThreadPoolExecutor(16) as pool:
+        for result in pool.map(lambda _: estimator.predict_proba(X), range(64)):
+            assert_array_equal(result, expected)
+
+
+def _send_digest(connection):
+    connection.send(fitted_digest())
+
+
+@pytest.mark.slow_without_jit
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
+def test_fit_in_the_parent_then_in_a_forked_child():
+    expected = fitted_digest(n_jobs=2)
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    child = context.Process(target=_send_digest, args=(sender,))
+    child.start()
+    assert receiver.poll(60), "the child hangs"
+    assert receiver.recv() == expected
+    child.join()
+
+
+@pytest.mark.slow_without_jit
+@pytest.mark.skipif(sys.platform == "win32", reason="no signal to a thread")
+def test_ctrl_c_in_the_middle_of_an_epoch():
+    """An epoch of many seconds ends at once, and what was learned until then predicts."""
+    data = np.random.default_rng(0).normal(size=(40_000, 100))
+    labels = (data[:, 0] > 0).astype(int)
+    estimator = MLPClassifier((400, 400), batch_size=8, random_state=0)
+    fit(small(), X, Y % 2)  # compiled by now, so that the signal meets training
+    timer = threading.Timer(1.0, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT))
+    timer.start()
+    try:
+        with pytest.warns(UserWarning, match="^Training interrupted by user.$"):
+            estimator.fit(data, labels)
+    finally:
+        timer.cancel()
+    assert estimator.n_iter_ == 0
+    assert np.isfinite(estimator.predict_proba(data[:10])).all()
+
+
+# -------------------------------------------------------------------------------- memory, conventions
+
+
+@pytest.mark.slow_without_jit
+@pytest.mark.parametrize("early_stopping", [False, True])
+def test_memory_beside_x(early_stopping):
+    """X is not copied; a fit needs the validation rows, and some bytes a row."""
+    data = np.zeros((200_000, 50))
+    labels = np.arange(200_000) % 2
+    estimator = MLPClassifier((4,), max_iter=1, n_jobs=1, early_stopping=early_stopping, random_state=0)
+    fit(small(), X, Y % 2)
+    tracemalloc.start()
+    fit(estimator, data, labels)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < (0.1 * early_stopping + 0.35) * data.nbytes
+
+
+@pytest.mark.slow_without_jit
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        MLPClassifier(max_iter=100),
+        MLPRegressor(max_iter=100),
+        MLPClassifier((10,), solver="lbfgs"),
+        MLPClassifier((10,), solver="sgd", max_iter=100),
+        MLPClassifier((10,), solver="adamw", learning_rate="one_cycle", max_iter=50, learning_rate_init=0.03),
+    ],
+    ids=str,
+)
+def test_scikit_learns_checks(estimator):
+    results = check_estimator(estimator, on_skip=None)
+    assert sum(result["status"] == "passed" for result in results) >= 55
