@@ -195,3 +195,27 @@ def test_memory_beside_x(early_stopping):
 def test_scikit_learns_checks(estimator):
     results = check_estimator(estimator, on_skip=None)
     assert sum(result["status"] == "passed" for result in results) >= 55
+
+
+@pytest.mark.slow_without_jit
+def test_no_architecture_compiles_anything_new():
+    """Whatever the depth, width, activation, loss or solver: the kernels of one data type are compiled once."""
+    walk = pytest.importorskip("nbnet.cpu.walk")
+    kernels = {name: kernel for name, kernel in vars(walk).items() if hasattr(kernel, "signatures")}
+    if not kernels:
+        pytest.skip("the JIT is off")
+
+    def count():
+        return {name: len(kernel.signatures) for name, kernel in kernels.items()}
+
+    for cls, y in ((MLPClassifier, Y), (MLPRegressor, X[:, 0])):
+        fit(small(cls, early_stopping=True), X, y).predict(X)
+        fit(small(cls, solver="lbfgs"), X, y)
+    before = count()
+    for depth in range(5):
+        for activation in ("relu", "gelu", "tanh", "identity"):
+            changes = {"hidden_layer_sizes": range(3, 3 + 20 * depth, 20), "activation": activation}
+            changes |= {"solver": ("sgd", "adam", "adamw", "lbfgs")[depth % 4], "dropout": 0.1 * depth}
+            fit(small(early_stopping=True, **changes), X, Y).predict(X)
+            fit(small(MLPRegressor, loss=("huber", "quantile")[depth % 2], **changes), X, X[:, 0])
+    assert count() == before
