@@ -6,9 +6,6 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.model_selection import GridSearchCV
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from nbnet import MLPClassifier, MLPRegressor, trainer
 from nbnet.progress import EpochRecord, Progress
@@ -142,6 +139,27 @@ def test_another_solver_starts_with_fresh_moments():
     assert len(estimator.loss_curve_) == 1
 
 
+@pytest.mark.parametrize("early_stopping", [False, True])
+def test_training_stops_where_nothing_improves(early_stopping, capsys):
+    fit(tiny(tol=1e9, n_iter_no_change=2, max_iter=50, early_stopping=early_stopping, verbose=True), X, Y)
+    last = capsys.readouterr().out.splitlines()[-1]
+    watched = "Validation score" if early_stopping else "Training loss"
+    assert last == f"{watched} did not improve more than tol=1000000000.000000 for 2 consecutive epochs. Stopping."
+
+
+def test_adaptive_divides_the_rate_until_it_is_too_small(capsys):
+    common = {"solver": "sgd", "learning_rate": "adaptive", "tol": 1e9, "n_iter_no_change": 1, "verbose": True}
+    estimator = tiny(max_iter=50, learning_rate_init=1e-5, **common).fit(X, Y)
+    lines = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("Iteration")]
+    text = "Training loss did not improve more than tol=1000000000.000000 for 1 consecutive epochs."
+    assert lines == [
+        f"{text} Setting learning rate to 0.000002",
+        f"{text} Setting learning rate to 0.000000",
+        f"{text} Learning rate too small. Stopping.",
+    ]
+    assert_allclose(np.unique(estimator.history_["learning_rate"]), [4e-7, 2e-6, 1e-5])
+
+
 # -------------------------------------------------------------------------------- divergence
 
 
@@ -241,81 +259,3 @@ def test_ctrl_c_with_early_stopping_gives_the_best_weights():
         estimator.fit(X, Y, X_val=X, y_val=Y)
     assert estimator.validation_scores_ == [-3.0, -2.0, -1.0]
     assert_array_equal(estimator.params_, fit(tiny(), X, Y).params_)
-
-
-# -------------------------------------------------------------------------------- callbacks
-
-sklearn_callback = pytest.importorskip("sklearn.callback", reason="callbacks came with scikit-learn 1.9")
-
-
-class Recorder:
-    """Keeps what it is told, and ends training after `stop_after` epochs."""
-
-    def __init__(self, stop_after=None):
-        self.stop_after, self.events, self.fitted = stop_after, [], []
-
-    def setup(self, estimator, context):
-        self.events.append("setup")
-
-    def teardown(self, estimator, context):
-        self.events.append("teardown")
-
-    def on_fit_task_begin(self, estimator, context, *, X=None, metadata=None):
-        self.events.append(f"begin {context.task_name}")
-        self.metadata = metadata
-
-    def on_fit_task_end(self, estimator, context, *, X=None, y=None, fitted_estimator=None):
-        self.events.append(f"end {context.task_name}")
-        self.fitted.append(fitted_estimator)
-        return self.stop_after is not None and self.events.count("end epoch") >= self.stop_after
-
-
-@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
-def test_callbacks_see_each_epoch(solver):
-    recorder = Recorder()
-    weights = np.ones(20)
-    estimator = fit(tiny(solver=solver).set_callbacks(recorder), X, Y, weights)
-    epochs = 3 * ["begin epoch", "end epoch"]
-    assert recorder.events == ["setup", "begin fit", *epochs, "end fit", "teardown"]
-    assert recorder.metadata == {"sample_weight": weights}
-    assert_array_equal(recorder.fitted[-1].predict_proba(X), estimator.predict_proba(X))
-    first = recorder.fitted[0]
-    assert_array_equal(first.predict_proba(X), fit(tiny(solver=solver, max_iter=1), X, Y).predict_proba(X))
-    assert not np.shares_memory(recorder.fitted[-1].params_, estimator.params_)
-    assert not hasattr(estimator, "_callback_fit_ctx")
-
-
-@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
-def test_a_callback_ends_training(solver):
-    estimator = tiny(solver=solver, max_iter=10).set_callbacks(Recorder(stop_after=2))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        estimator.fit(X, Y)
-    assert estimator.n_iter_ == 2
-    assert_array_equal(estimator.params_, fit(tiny(solver=solver, max_iter=2), X, Y).params_)
-
-
-def test_callbacks_are_torn_down_after_an_error():
-    recorder = Recorder()
-
-    def failing_scorer(estimator, X, y):
-        raise RuntimeError("no score")
-
-    estimator = tiny(scoring=failing_scorer).set_callbacks(recorder)
-    with pytest.raises(RuntimeError, match="no score"):
-        estimator.fit(X, Y, X_val=X, y_val=Y)
-    assert recorder.events[-1] == "teardown"
-    assert not hasattr(estimator, "params_")
-    assert estimator._skl_callbacks == [recorder]
-
-
-def test_progress_bar_and_scoring_monitor(capsys):
-    pytest.importorskip("rich")
-    monitor = sklearn_callback.ScoringMonitor(scoring="accuracy")
-    pipeline = make_pipeline(StandardScaler(), tiny().set_callbacks(monitor))
-    pipeline.set_callbacks(sklearn_callback.ProgressBar())
-    fit(pipeline, X, Y)
-    assert "MLPClassifier" in capsys.readouterr().out
-    assert monitor.get_logs().data_as_pandas["accuracy"].notna().sum() == 4
-    search = GridSearchCV(tiny(), {"alpha": [0.1, 1.0]}, cv=2).set_callbacks(sklearn_callback.ProgressBar())
-    assert fit(search, X, Y).best_params_["alpha"] in (0.1, 1.0)
