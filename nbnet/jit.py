@@ -1,6 +1,6 @@
 """The only place with compile options and with the location of the compilation cache.
 
-Every kernel wears `@cpu_kernel`, every small function on tiles that a kernel calls `@cpu_inline`, and the maths of
+Every kernel wears `@cpu_kernel`, every function that is only a part of kernels `@cpu_inline`, and the maths of
 `nbnet.scalar` `@elementwise`. No fastmath flag is set: products are fused where the source says `fma` and nowhere else, so
 the same formula gives the same bits in every kernel that inlines it, and `isnan` works.
 
@@ -34,7 +34,9 @@ from numba.extending import register_jitable
 JIT_DISABLED = bool(config.DISABLE_JIT)
 BOUNDS_CHECKED = bool(config.BOUNDSCHECK)
 
-elementwise = register_jitable(forceinline=True)
+# Inlined before compilation: a small function is then never compiled on its own, and code is not optimized once more at
+# each level of a call tree (first fit: 9 s instead of 16 s).
+elementwise = register_jitable(inline="always")
 
 
 def cpu_kernel(function: Callable) -> Callable:
@@ -43,8 +45,8 @@ def cpu_kernel(function: Callable) -> Callable:
 
 
 def cpu_inline(function: Callable) -> Callable:
-    """Like `cpu_kernel`, for a function that is always inlined into its caller (tiles then stay in registers)."""
-    return _compile(function, forceinline=True, no_cpython_wrapper=True)
+    """Like `cpu_kernel`, for a function that always becomes part of its caller: tiles then stay in registers."""
+    return _compile(function, inline="always")
 
 
 def _compile(function: Callable, **options) -> Callable:

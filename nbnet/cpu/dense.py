@@ -26,6 +26,7 @@ from .simd import (
     tile_store,
     tile_transpose,
     tile_zeros,
+    vectors_of,
 )
 from .workers import share_of
 
@@ -82,23 +83,25 @@ def gather(rows, order, i_start, i_stop, x):
 
 
 @cpu_kernel
-def activate_rows(row_shape, activation, n_columns, y, slopes, n_rows):
+def activate_rows(activation, n_columns, n_vectors, y, slopes, n_rows):
     """On a tile just stored: z in `y` becomes activation(z); its slope goes where its gradient will be.
 
     Columns from `n_columns` on are pads: they become zero, whatever activation(0) is. Without slopes (no elements:
     prediction) only y is written.
     """
+    vector = shape(1, 1)
     for i in range(n_rows):
-        position = y.start + i * y.stride
-        z = tile_load(row_shape, y.data, position, 0)
-        out = scalar.activate(activation, z)
-        if slopes.size > 0:
-            tile_store(scalar.activation_slope(activation, z, out), slopes, position, 0)
-        tile_store(lanes_below(out, n_columns, 0.0), y.data, position, 0)
+        for j in range(0, n_vectors * lanes(y.data), lanes(y.data)):
+            position = y.start + i * y.stride + j
+            z = tile_load(vector, y.data, position, 0)
+            out = scalar.activate(activation, z)
+            if slopes.size > 0:
+                tile_store(scalar.activation_slope(activation, z, out), slopes, position, 0)
+            tile_store(lanes_below(out, n_columns - j, 0.0), y.data, position, 0)
 
 
 @cpu_inline
-def forward_panel(tile_shape, row_shape, x, weight, bias_start, y, slopes, layer, n_columns, k_start, k_stop, i_start, i_stop):
+def forward_panel(tile_shape, x, weight, bias_start, y, slopes, layer, n_columns, k_start, k_stop, i_start, i_stop):
     """One panel of columns, inputs [k_start, k_stop), rows [i_start, i_stop): see `dense_forward`."""
     for i in range(i_start, i_stop, TILE_ROWS):
         position = y.start + i * y.stride
@@ -117,9 +120,8 @@ def forward_panel(tile_shape, row_shape, x, weight, bias_start, y, slopes, layer
         else:
             tile_store(total, y.data, position, y.stride)
             if k_stop == layer["n_in"] and (layer["activation"] != Activation.IDENTITY or slopes.size > 0):
-                activate_rows(
-                    row_shape, layer["activation"], n_columns, Matrix(y.data, position, y.stride), slopes, TILE_ROWS
-                )
+                tile = Matrix(y.data, position, y.stride)
+                activate_rows(layer["activation"], n_columns, vectors_of(tile_shape), tile, slopes, TILE_ROWS)
 
 
 @cpu_kernel
@@ -154,13 +156,13 @@ def dense_forward(x, params, layer, y, slopes, i_start, i_stop):
             left = layer["n_out"] - column
             if vector + TILE_VECTORS <= n_vectors:
                 forward_panel(
-                    shape(TILE_ROWS, TILE_VECTORS), shape(1, TILE_VECTORS), x, w, bias_start, out, slopes, layer, left,
+                    shape(TILE_ROWS, TILE_VECTORS), x, w, bias_start, out, slopes, layer, left,
                     k_start, k_stop, i_start, i_stop,
                 )  # fmt: skip
                 vector += TILE_VECTORS
             else:
                 forward_panel(
-                    shape(TILE_ROWS, 1), shape(1, 1), x, w, bias_start, out, slopes, layer, left,
+                    shape(TILE_ROWS, 1), x, w, bias_start, out, slopes, layer, left,
                     k_start, k_stop, i_start, i_stop,
                 )  # fmt: skip
                 vector += 1
@@ -174,7 +176,7 @@ def sparse_panel(row_shape, rows, p_range, weight, bias_start, y, slopes, activa
         total = tile_rank1(total, rows.values, p, 0, weight.data, weight.start + rows.indices[p] * weight.stride)
     tile_store(total, y.data, y.start, 0)
     if activation != Activation.IDENTITY or slopes.size > 0:
-        activate_rows(row_shape, activation, n_columns, y, slopes, 1)
+        activate_rows(activation, n_columns, vectors_of(row_shape), y, slopes, 1)
 
 
 @cpu_kernel

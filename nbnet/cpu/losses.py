@@ -106,7 +106,7 @@ def elementwise_loss(z, targets, order, scale, rule, grad_z, record, i_range):
         left -= count
 
 
-@cpu_kernel
+@cpu_inline
 def apply_loss(z, targets, order, scale, rule, grad_z, record, i_range):
     """The loss of `rule` for rows [i_range[0], i_range[1]) of a batch."""
     if rule.loss == Loss.SOFTMAX_CROSS_ENTROPY:

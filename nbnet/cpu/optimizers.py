@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .. import scalar
-from ..jit import cpu_kernel
+from ..jit import cpu_inline, cpu_kernel
 from ..network import Optimizer
 from .simd import lanes, shape, tile_load, tile_store, tile_sum, tile_zeros
 
@@ -46,7 +46,7 @@ def adam_step(params, grads, moments, start, stop, step, rule):
     return tile_sum(squares)
 
 
-@cpu_kernel
+@cpu_inline
 def optimizer_step(params, grads, moments, start, stop, step, rule):
     """One update of params[start:stop]; returns the sum of their squares before it.
 

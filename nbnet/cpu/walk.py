@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..jit import cpu_kernel
+from ..jit import cpu_inline, cpu_kernel
 from .dense import (
     Matrix,
     bias_gradient,
@@ -132,13 +132,13 @@ class Mode(NamedTuple):
     step: int  # uint64
 
 
-@cpu_kernel
+@cpu_inline
 def output_of(layer, data, capacity):
     """The matrix of a layer's outputs (or slopes) in the workspace."""
     return Matrix(data, layer["output_start"] * capacity, layer["out_stride"])
 
 
-@cpu_kernel
+@cpu_inline
 def forward(model, rows, order, work, mode, i_start, i_stop):
     """Rows [i_start, i_stop) of a batch through all layers; the last one's slopes are never wanted."""
     n_layers, slopes = model.layers.size, mode.slopes
@@ -159,7 +159,7 @@ def forward(model, rows, order, work, mode, i_start, i_stop):
             dropout_forward(y, layer, slopes, mode.seed, mode.step, np.uint64(number), i_start, i_stop)
 
 
-@cpu_kernel
+@cpu_inline
 def backward(model, work, i_start, i_stop):
     """From the gradient of the last layer's output to that of every layer's affine map, rows [i_start, i_stop)."""
     for number in range(model.layers.size - 1, 0, -1):
@@ -168,7 +168,7 @@ def backward(model, work, i_start, i_stop):
         dense_backward(grad_y, work.transposed, model.layers[number], grad_x, i_start, i_stop)
 
 
-@cpu_kernel
+@cpu_inline
 def gradients(model, rows, order, work, accumulate, team):
     """This worker's share of the parameters' gradient: a range of rows of each weight; the last worker has the biases."""
     for number in range(model.layers.size - 1, -1, -1):
@@ -192,7 +192,7 @@ def gradients(model, rows, order, work, accumulate, team):
             )
 
 
-@cpu_kernel
+@cpu_inline
 def batch_gradient(model, rows, targets, order, work, scale, rule, mode, record, accumulate, team):
     """Forward, loss, backward and gradients of one batch; False if another worker failed.
 
@@ -214,7 +214,7 @@ def batch_gradient(model, rows, targets, order, work, scale, rule, mode, record,
     return True
 
 
-@cpu_kernel
+@cpu_inline
 def clip_factor(model, work, rule, team):
     """min(1, max_grad_norm / norm of the gradient); -1 if another worker failed."""
     block = 0
@@ -240,7 +240,7 @@ def clip_factor(model, work, rule, team):
     return rule.max_grad_norm / norm if norm > rule.max_grad_norm else 1.0
 
 
-@cpu_kernel
+@cpu_inline
 def update(model, work, step, rule, team):
     """The optimizer on the parameters whose gradients this worker has; leaves sums of squares of the weights before it."""
     block = 0
@@ -308,7 +308,7 @@ def full_gradient(model, rows, targets, work, scale, rule, record, order, team):
             return
 
 
-@cpu_kernel
+@cpu_inline
 def worker_space(work, worker):
     """One worker's own part of a workspace whose arrays have a row a worker."""
     return Workspace(
