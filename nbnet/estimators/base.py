@@ -5,28 +5,27 @@ from __future__ import annotations
 from abc import ABCMeta, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from copy import copy
 from numbers import Integral, Real
-from typing import Any, NamedTuple, Self
+from typing import Self
 
 import numpy as np
 import scipy.sparse as sp
 from sklearn.base import BaseEstimator
-from sklearn.metrics import check_scoring, get_scorer_names
+from sklearn.metrics import get_scorer_names
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
-from .. import lbfgs, network, random, trainer
-from ..network import ACTIVATION_CODES, DenseSpec, Loss, Network
-from ..progress import PROGRESS_ATTRIBUTES, Progress
+from .. import network, random, trainer
+from ..network import ACTIVATION_CODES, DenseSpec, Network
+from ..progress import PROGRESS_ATTRIBUTES
 from ..schedules import LEARNING_RATES
 from .callbacks import CALLBACK_ATTRIBUTES, CallbackHooks, CallbackSupportMixin, has_callbacks
 from .presets import TABULAR
+from .run import Encoded, Output, Run, Table, dense_rows
 from .scaling import BLOCK_ROWS, InputScaler, InputScaling
 from .validation import (
-    cast_finite,
     check_activations,
     check_hidden_layer_sizes,
     check_validation_arguments,
@@ -36,66 +35,6 @@ from .validation import (
 )
 
 SOLVERS = ("lbfgs", *trainer.STOCHASTIC_SOLVERS)
-
-
-class Encoded(NamedTuple):
-    """Targets as numbers, one form for training and one for scoring.
-
-    Attributes
-    ----------
-    labels : int32 (n_samples,)
-        Class numbers for softmax cross-entropy; empty for other losses.
-    values : float (n_samples, n_outputs)
-        Targets of any other loss; (0, 0) for softmax.
-    original : ndarray
-        The validated y as scorers want it.
-    """
-
-    labels: np.ndarray
-    values: np.ndarray
-    original: Any
-
-    def take(self, rows: np.ndarray) -> Encoded:
-        """Some of the rows."""
-        return Encoded(
-            self.labels[rows] if self.labels.size else self.labels,
-            self.values[rows] if self.values.size else self.values,
-            self.original[rows],
-        )
-
-
-class Table(NamedTuple):
-    """Validated rows, to train or to validate on.
-
-    Attributes
-    ----------
-    X : ndarray or CSR (n_samples, n_features)
-        Not scaled.
-    encoded : Encoded
-        Targets.
-    weights : float64 (n_samples,)
-        The sample weights, for scores.
-    loss_weights : float64 (n_samples,)
-        Sample weights times class weights, for the loss.
-    """
-
-    X: Any
-    encoded: Encoded
-    weights: np.ndarray
-    loss_weights: np.ndarray
-
-    def take(self, rows: np.ndarray) -> Table:
-        """Some of the rows."""
-        return Table(self.X[rows], self.encoded.take(rows), self.weights[rows], self.loss_weights[rows])
-
-
-class Output(NamedTuple):
-    """What the targets say about the last layer."""
-
-    loss: Loss
-    n_outputs: int
-    activation: str  # scikit-learn's out_activation_
-    loss_parameter: float = 0.0
 
 
 @contextmanager
@@ -234,7 +173,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
                 self._learn_input_scaling(table, rows)
             self.n_outputs_, self.n_layers_ = output.n_outputs, len(hidden) + 2
             self.out_activation_ = output.activation
-            run = _Run(self, backend, new_network, output, params, seed)
+            run = Run(self, backend, new_network, output, params, seed)
             hooks = None
             if has_callbacks(self) and not incremental:
                 hooks = CallbackHooks(self, self.max_iter, run.attributes, X, y, sample_weight)
@@ -410,121 +349,3 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
 def layer_sizes(of: Network) -> list[int]:
     """Number of units of each layer, input first."""
     return [int(of.layers["n_in"][0]), *map(int, of.layers["n_out"])]
-
-
-def dense_rows(X, start: int, stop: int) -> np.ndarray:
-    """Some rows of X as a dense array."""
-    block = X[start:stop]
-    return block.toarray() if sp.issparse(block) else block
-
-
-class _Run:
-    """One call of fit or partial_fit, between validation and the fitted attributes.
-
-    Parameters
-    ----------
-    estimator : BaseMLP
-        Read only.
-    backend : module
-        Where to compute.
-    new_network : Network
-        The layers.
-    output : Output
-        The loss.
-    params : ndarray (n_params,)
-        Starting point.
-    seed : int
-        Key of shuffles and dropout masks.
-    """
-
-    def __init__(self, estimator: BaseMLP, backend, new_network: Network, output: Output, params, seed: int):
-        self.estimator, self.backend, self.network, self.seed = estimator, backend, new_network, seed
-        self.dtype = params.dtype
-        self.compute_dtype = np.dtype(np.float64) if estimator.solver == "lbfgs" else params.dtype
-        self.settings = trainer.Settings.of(estimator)
-        self.loss = output.loss
-        self.session = backend.Session(
-            new_network,
-            params if params.dtype == self.compute_dtype else trainer.aligned_copy(params, self.compute_dtype),
-            output.loss,
-            loss_parameter=output.loss_parameter,
-            label_smoothing=estimator.label_smoothing,
-            n_jobs=estimator.n_jobs,
-        )
-
-    def rows(self, X):
-        """The backend's view of X, scaled where the estimator scales."""
-        scaler = vars(self.estimator).get("_input_scaler")
-        if scaler is not None:
-            X = scaler.transform(dense_rows(X, 0, X.shape[0]), self.compute_dtype)
-        return self.backend.as_rows(X.astype(self.compute_dtype, copy=False))
-
-    def targets(self, table: Table):
-        """The backend's targets."""
-        labels, values = table.encoded.labels, table.encoded.values
-        weights = cast_finite(table.loss_weights, self.compute_dtype, "sample_weight")
-        return self.backend.as_targets(labels, values, weights, self.session.n_outputs, self.compute_dtype)
-
-    def attributes(self, params: np.ndarray) -> dict:
-        """What makes an estimator predict with `params`."""
-        if params.dtype != self.dtype:
-            params = trainer.aligned_copy(params, self.dtype)
-        return {"params_": params, "network_": self.network, "_loss": self.loss, "_latest_params": None}
-
-    def scorer(self, table: Table):
-        """``score(session, loss)`` on these rows, as `scoring` says."""
-        scoring = self.estimator.scoring
-        weights = None if (table.weights == 1).all() else table.weights
-        if scoring == "loss":
-            return lambda session, loss: -loss
-        if scoring is None:
-            rows = self.rows(table.X)
-            score = self.estimator._score_predictions
-            return lambda session, loss: score(table.encoded, session.predict(rows), weights)
-        scorer = check_scoring(self.estimator, scoring=scoring)
-        weights = {} if weights is None else {"sample_weight": weights}
-
-        def score(session, loss):
-            fitted = copy(self.estimator)
-            vars(fitted).update(self.attributes(session.params))
-            vars(fitted).pop("feature_names_in_", None)  # these rows are arrays by now
-            return scorer(fitted, table.X, table.encoded.original, **weights)
-
-        return score
-
-    def stochastic(self, data, validation, hooks, first_pass: bool, incremental: bool) -> dict:
-        """Train with sgd, adam or adamw; returns the fitted attributes."""
-        estimator = self.estimator
-        fitted = {} if first_pass else vars(estimator)
-        progress = Progress.resume(fitted, estimator.early_stopping)
-        best_params = None
-        if estimator.early_stopping and progress.best_validation_score > -np.inf:
-            best_params = trainer.aligned_copy(estimator.params_, self.dtype)
-        training = trainer.StochasticTraining(
-            self.session,
-            data,
-            self.settings,
-            progress,
-            fitted.get("_optimizer") if incremental else None,
-            seed=self.seed,
-            best_params=best_params,
-            has_finite_epoch=not first_pass,
-            validation=validation,
-            hooks=hooks,
-        )
-        outcome = training.run(1 if incremental else estimator.max_iter, warn_at_max_iter=not incremental)
-        attributes = {**self.attributes(outcome.params), **progress.attributes(), "_optimizer": outcome.state}
-        if incremental and outcome.latest_params is not outcome.params:
-            attributes["_latest_params"] = outcome.latest_params
-        return attributes
-
-    def lbfgs(self, data, validation, hooks) -> dict:
-        """Train with L-BFGS; returns the fitted attributes."""
-        progress = Progress.start(early_stopping=False)
-        params = lbfgs.minimize(self.session, data, self.settings, progress, validation=validation, hooks=hooks)
-        kept = ("loss_", "n_iter_", "t_", "history_")
-        progress_attributes = progress.attributes()
-        return {
-            **self.attributes(trainer.aligned_copy(params, self.dtype)),
-            **{name: progress_attributes[name] for name in kept},
-        }

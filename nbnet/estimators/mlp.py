@@ -22,8 +22,9 @@ from sklearn.utils.multiclass import (
 from sklearn.utils.validation import check_array
 
 from ..network import Loss
-from .base import BaseMLP, Encoded, Output
+from .base import BaseMLP, unchanged_on_error
 from .docs import documented
+from .run import Encoded, Output
 from .validation import cast_finite, validate_table
 
 NO_LABELS = np.empty(0, np.int32)
@@ -296,19 +297,11 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         self : MLPClassifier
             The fitted estimator.
         """
-        classes_before, binarizer_before = vars(self).get("classes_"), vars(self).get("_label_binarizer")
-        try:
+        with unchanged_on_error(self):
             if _check_partial_fit_first_call(self, classes):
                 multilabel = type_of_target(y).startswith("multilabel")
                 self._label_binarizer = LabelBinarizer().fit(y if multilabel else classes)
             return self._fit(X, y, sample_weight, X_val, y_val, sample_weight_val, incremental=True)
-        except BaseException:
-            if classes_before is None:
-                vars(self).pop("classes_", None)
-                vars(self).pop("_label_binarizer", None)
-            else:
-                self.classes_, self._label_binarizer = classes_before, binarizer_before
-            raise
 
     def predict(self, X) -> np.ndarray:
         """Most probable class of each row.
