@@ -20,6 +20,7 @@ import llvmlite.binding as llvm
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils, config
+from numba.core.codegen import get_host_cpu_features
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
@@ -30,14 +31,13 @@ from ..jit import BOUNDS_CHECKED, JIT_DISABLED
 def _host_vector_bytes() -> int:
     """Bytes of the widest vector that code for this host keeps in one register: 64 AVX-512, 32 AVX2, 16 others.
 
-    Asks the compiler, so that NUMBA_CPU_NAME and NUMBA_CPU_FEATURES count.
+    Asks the compiler, with the processor and features that Numba gives it: NUMBA_CPU_NAME and NUMBA_CPU_FEATURES count
+    (to be another processor both are needed: a name alone keeps the host's features).
     """
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     name = config.CPU_NAME or llvm.get_host_cpu_name()
-    features = config.CPU_FEATURES
-    if features is None:
-        features = "" if config.CPU_NAME else llvm.get_host_cpu_features().flatten()
+    features = get_host_cpu_features() if config.CPU_FEATURES is None else config.CPU_FEATURES
     machine = llvm.Target.from_default_triple().create_target_machine(cpu=name, features=features)
     probe = """
         define void @probe(ptr %x, ptr %y) {
