@@ -32,6 +32,9 @@ def as_rows(X) -> Rows:
         kind = np.int32 if X.indices.dtype == np.int32 and X.indptr.dtype == np.int32 else np.int64
         indices, indptr = (_read_only(np.ascontiguousarray(a, kind)) for a in (X.indices, X.indptr))
         return Rows(_read_only(np.ascontiguousarray(X.data)), indices, indptr, 0, 0, 0, *X.shape)
+    empty = _read_only(np.empty(0, np.int32))
+    if X.flags.c_contiguous and X.flags.aligned:
+        return Rows(_read_only(X.reshape(-1)), empty, empty, 0, X.shape[1], 1, *X.shape)
     size = X.itemsize
     if any(stride % size for stride in X.strides) or not X.flags.aligned:
         X = np.ascontiguousarray(X)
@@ -45,7 +48,6 @@ def as_rows(X) -> Rows:
         if r < 0:
             corner = np.flip(corner, axis)
     values = as_strided(corner, (highest - lowest + 1,), (size,), writeable=False) if X.size else _read_only(X.ravel())
-    empty = _read_only(np.empty(0, np.int32))
     row_stride, column_stride = (stride // size for stride in X.strides)
     return Rows(values, empty, empty, -lowest, row_stride, column_stride, *X.shape)
 

@@ -149,9 +149,10 @@ def choose_n_workers(n_jobs: int | None, flop_per_step: float) -> int:
         return 1
     if n_jobs is not None:
         return n_jobs if n_jobs > 0 else max(1, joblib.cpu_count() + 1 + n_jobs)
-    if get_active_backend()[0].nesting_level > 0:
+    worthwhile = flop_per_step // WORTHWHILE_FLOP
+    if worthwhile < 2 or get_active_backend()[0].nesting_level > 0:
         return 1
-    return int(max(1, min(n_cores() - _in_use, flop_per_step // WORTHWHILE_FLOP)))
+    return int(max(1, min(n_cores() - _in_use, worthwhile)))
 
 
 class Workers:
