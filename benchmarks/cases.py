@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,16 +45,12 @@ class Case(NamedTuple):
     @property
     def flop(self) -> float:
         """Multiplications and additions of the products in all epochs; the first layer needs no input gradient."""
-        products = [a * b for a, b in zip(self.sizes, self.sizes[1:])]
+        products = [a * b for a, b in pairwise(self.sizes)]
         return self.epochs * self.n_rows * (6.0 * sum(products) - 2.0 * products[0])
 
 
-SMALL = Case(
-    "mlp_small", 20_000, 20, (64, 32), 32, 10, asked=(("PyTorch", 20), ("scikit-learn", 15), ("JAX", 1.8))
-)
-MIDDLE = Case(
-    "mlp_middle", 20_000, 784, (100,), 200, 5, asked=(("PyTorch", 1.6), ("scikit-learn", 1.6), ("JAX", 1.4))
-)
+SMALL = Case("mlp_small", 20_000, 20, (64, 32), 32, 10, asked=(("PyTorch", 20), ("scikit-learn", 15), ("JAX", 1.8)))
+MIDDLE = Case("mlp_middle", 20_000, 784, (100,), 200, 5, asked=(("PyTorch", 1.6), ("scikit-learn", 1.6), ("JAX", 1.4)))
 LARGE = Case(
     "mlp_large", 10_000, 1000, (512, 512), 256, 3, asked=(("PyTorch", 1.2), ("scikit-learn", 1.6), ("JAX", 1.1))
 )
@@ -85,7 +82,7 @@ class Data(NamedTuple):
 
 
 def data_folder() -> Path:
-    """Folder of the data sets that do not ship with the package: `NBNET_DATA`, or ``../shared/data`` beside the root."""
+    """Folder of data sets that do not ship with the package: `NBNET_DATA`, or ``../shared/data`` beside the root."""
     return Path(os.environ.get("NBNET_DATA", ROOT.parent / "shared" / "data"))
 
 
@@ -100,7 +97,7 @@ def load(case: Case) -> Data:
 
 
 def _synthetic(n_rows: int, n_features: int) -> Data:
-    """Uniform rows; the class is the largest of ten random linear functions of the centered row, so all are frequent."""
+    """Uniform rows; the class is the largest of ten random linear functions of the centered row: all are frequent."""
     rng = np.random.default_rng(0)
     n_test = n_rows // 5
     X = rng.random((n_rows + n_test, n_features), dtype=np.float32)

@@ -254,9 +254,7 @@ def grid_search_rows(options: Options) -> list[dict]:
     """GridSearchCV at equal n_jobs."""
     rows = []
     for cores in (options.one_core, options.two_cores):
-        request = dict(
-            task="grid_search", cores=cores, n_cores=len(cores), max_iter=5 if options.quick else 30
-        )
+        request = dict(task="grid_search", cores=cores, n_cores=len(cores), max_iter=5 if options.quick else 30)
         requests = {name: request | {"peer": name} for name in (NBNET, "scikit-learn")}
         with children(requests, n_repeats=1 if options.quick else 3) as started:
             title = f"GridSearchCV digits, 24 x 5, {request['max_iter']} epochs, n_jobs={len(cores)}"
@@ -285,9 +283,7 @@ def product_rows(options: Options) -> list[dict]:
     shapes = [(256, 1000, 512), (256, 512, 512), (200, 784, 100)]
     case = options.case(cases.LARGE)
     requests = {
-        str(shape): dict(
-            task="products", peer=NBNET, cores=options.one_core, n_cores=1, shape=shape
-        )
+        str(shape): dict(task="products", peer=NBNET, cores=options.one_core, n_cores=1, shape=shape)
         for shape in shapes
     }
     requests["step"] = train_requests(case, [], options.one_core)[NBNET]
@@ -364,9 +360,8 @@ def memory_rows(options: Options) -> list[dict]:
                 continue
             extra, size = child.samples[-1]["bytes"], child.samples[-1]["X_bytes"]
             title = f"peak memory of fit above X, {size / 2**20:.0f} MiB"
-            rows.append(
-                row("memory", title, name, ratio=extra / size, note=f"{extra / 2**20:.0f} MiB; ratio is to the size of X")
-            )
+            note = f"{extra / 2**20:.0f} MiB; ratio is to the size of X"
+            rows.append(row("memory", title, name, ratio=extra / size, note=note))
     return rows
 
 
@@ -395,7 +390,8 @@ def machine() -> dict:
                 model = line.split(":", 1)[1].strip()
                 break
     with contextlib.suppress(Exception):
-        vector = 8 * int(startup.run_python("from nbnet.cpu.simd import VECTOR_BYTES; print(VECTOR_BYTES)", child_environment(1)))
+        source = "from nbnet.cpu.simd import VECTOR_BYTES; print(VECTOR_BYTES)"
+        vector = 8 * int(startup.run_python(source, child_environment(1)))
     for package in ("numba", "llvmlite", "numpy", "scikit-learn", "torch", "jax", "skorch"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             VERSIONS[package] = importlib.metadata.version(package)
@@ -414,12 +410,13 @@ def machine_line(result: dict) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in sorted(result["versions"].items()))
     load = "" if about["load"] is None else f", load {about['load']:.1f} before"
     return (
-        f"{about['cpu']}, {about['cores']} cores, vectors of {about['vector_bits'] or '?'} bits{load}; {about['system']}; "
-        f"{versions}; {about['date']}" + ("; quick" if result["quick"] else "")
+        f"{about['cpu']}, {about['cores']} cores, vectors of {about['vector_bits'] or '?'} bits{load}; "
+        f"{about['system']}; {versions}; {about['date']}" + ("; quick" if result["quick"] else "")
     )
 
 
-HEADER = ["case", "who", "time", "fastest", "accuracy", "ratio", "asked", "met", "AVX2 time", "AVX2 ratio", "AVX2 met", "setting, note"]
+HEADER = ["case", "who", "time", "fastest", "accuracy", "ratio", "asked", "met"]
+HEADER += ["AVX2 time", "AVX2 ratio", "AVX2 met", "setting, note"]
 
 
 def seconds_text(seconds: float | None) -> str:
@@ -435,8 +432,9 @@ def cells(line: dict) -> list[str]:
     """One row of the table as text."""
     met = {None: "", True: "yes", False: "NO"}
     narrow = line.get("avx2") or {}
-    asked = line.get("asked")
-    asked = "" if asked is None else ("<= " if line.get("at_most") else ">= ") + f"{asked:g}" + (" " + line["unit"] if "unit" in line else "")
+    asked = ""
+    if line.get("asked") is not None:
+        asked = f"{'<=' if line.get('at_most') else '>='} {line['asked']:g} {line.get('unit', '')}".strip()
 
     def number(value, form):
         return "" if value is None else format(value, form)
@@ -463,10 +461,10 @@ def cells(line: dict) -> list[str]:
 def as_text(result: dict) -> str:
     """The table for a terminal."""
     table = [cells(line) for line in result["rows"]]
-    widths = [max(map(len, column)) for column in zip(HEADER, *table)]
+    widths = [max(map(len, column)) for column in zip(HEADER, *table, strict=True)]
 
     def line(values):
-        return "  ".join(value.ljust(width) for value, width in zip(values, widths)).rstrip()
+        return "  ".join(value.ljust(width) for value, width in zip(values, widths, strict=True)).rstrip()
 
     lines, case = [machine_line(result), "", line(HEADER), line(["-" * width for width in widths])], None
     for values in table:
@@ -484,7 +482,8 @@ def as_markdown(result: dict) -> str:
     table = [[cells(line)[k] for k in columns] for line in result["rows"]]
     right = {"time", "accuracy", "ratio", "asked", "AVX2 ratio"}
     names = [HEADER[k] for k in columns]
-    lines = ["| " + " | ".join(names) + " |", "|" + "|".join("---:" if name in right else "---" for name in names) + "|"]
+    rule = "|".join("---:" if name in right else "---" for name in names)
+    lines = ["| " + " | ".join(names) + " |", f"|{rule}|"]
     case = None
     for values in table:
         lines.append("| " + " | ".join([values[0] if values[0] != case else "", *values[1:]]) + " |")

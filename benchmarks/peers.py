@@ -1,8 +1,8 @@
 """nbnet and its peers, each training the same network on the same rows in its fastest setting.
 
-A peer is a function of (case, data, n_threads) that returns ``{setting: train}``. ``train()`` trains from fresh weights and
-returns ``(seconds, predict_proba)``. The caller runs each setting once before timing, so compilation is left out, and
-reports the fastest.
+A peer is a function of (case, data, n_threads) that returns ``{setting: train}``. ``train()`` trains from fresh weights
+and returns ``(seconds, predict_proba)``. The caller runs each setting once before timing, so compilation is left out,
+and reports the fastest.
 
 Only the work itself is timed: for PyTorch and JAX the bare loop over tensors that are already theirs, for nbnet,
 scikit-learn and skorch the whole ``fit``, validation of the input included.
@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 
@@ -45,9 +46,7 @@ def _fit(estimator, data: Data):
 def nbnet(case: Case, data: Data, n_threads: int) -> dict[str, Train]:
     from nbnet import MLPClassifier
 
-    return {
-        f"n_jobs={n_threads}": lambda: _fit(MLPClassifier(**estimator_parameters(case), n_jobs=n_threads), data)
-    }
+    return {f"n_jobs={n_threads}": lambda: _fit(MLPClassifier(**estimator_parameters(case), n_jobs=n_threads), data)}
 
 
 def scikit_learn(case: Case, data: Data, n_threads: int) -> dict[str, Train]:
@@ -80,7 +79,7 @@ def _torch_model(case: Case):
 
     activations = {"relu": torch.nn.ReLU, "tanh": torch.nn.Tanh, "logistic": torch.nn.Sigmoid}
     layers = []
-    for n_in, n_out in zip(case.sizes, case.sizes[1:]):
+    for n_in, n_out in pairwise(case.sizes):
         layers += [torch.nn.Linear(n_in, n_out), activations[case.activation]()]
     return torch.nn.Sequential(*layers[:-1]).to(getattr(torch, case.dtype))
 
@@ -97,9 +96,8 @@ def _torch_batches(case: Case, data: Data):
 
     def by_epoch():
         order = torch.randperm(len(X))
-        yield from zip(
-            X.index_select(0, order).split(case.batch_size), y.index_select(0, order).split(case.batch_size)
-        )
+        x_batches = X.index_select(0, order).split(case.batch_size)
+        yield from zip(x_batches, y.index_select(0, order).split(case.batch_size), strict=True)
 
     return {"select by batch": by_batch, "select by epoch": by_epoch}
 
@@ -157,7 +155,7 @@ def pytorch(case: Case, data: Data, n_threads: int) -> dict[str, Train]:
 
 
 def pytorch_one_graph(case: Case, data: Data, n_threads: int) -> dict[str, Train]:
-    """Loss, gradient and a hand-written Adam traced by torch.func into one graph, which torch.compile turns into one call."""
+    """Loss, gradient and a hand-written Adam, traced into one graph that torch.compile turns into one call a step."""
     import torch
     from torch.nn.functional import cross_entropy, linear
 
@@ -171,7 +169,7 @@ def pytorch_one_graph(case: Case, data: Data, n_threads: int) -> dict[str, Train
     gradient = torch.func.grad(lambda params, x, y: cross_entropy(forward(params, x), y))
 
     def step(params, first, second, rate, x, y):
-        for p, m, v, g in zip(params, first, second, gradient(params, x, y)):
+        for p, m, v, g in zip(params, first, second, gradient(params, x, y), strict=True):
             g = g + ALPHA / case.batch_size * p
             m.lerp_(g, 0.1)
             v.lerp_(g * g, 0.001)
@@ -227,7 +225,6 @@ def skorch(case: Case, data: Data, n_threads: int) -> dict[str, Train]:
         def train():
             _torch_threads(limit)
             torch.manual_seed(SEED)
-            whole_batch = dict(collate_fn=lambda batch: batch)
             network = NeuralNetClassifier(
                 _torch_model(case),
                 criterion=torch.nn.CrossEntropyLoss,
@@ -239,7 +236,8 @@ def skorch(case: Case, data: Data, n_threads: int) -> dict[str, Train]:
                 max_epochs=case.epochs,
                 dataset=Batches,
                 iterator_train__shuffle=True,
-                **{f"iterator_{part}__{key}": value for part in ("train", "valid") for key, value in whole_batch.items()},
+                iterator_train__collate_fn=lambda batch: batch,
+                iterator_valid__collate_fn=lambda batch: batch,
                 train_split=None,
                 callbacks="disable",
                 verbose=0,
@@ -255,7 +253,7 @@ def skorch(case: Case, data: Data, n_threads: int) -> dict[str, Train]:
 
 
 def jax(case: Case, data: Data, n_threads: int) -> dict[str, Train]:
-    """A whole epoch in one compiled lax.scan, parameters and moments donated; the ragged last batch in the same program."""
+    """A whole epoch in one compiled lax.scan, state donated; the ragged last batch in the same program."""
     import jax
     import jax.numpy as jnp
 
@@ -305,11 +303,9 @@ def jax(case: Case, data: Data, n_threads: int) -> dict[str, Train]:
     def initial():
         rng = np.random.default_rng(SEED)
         params = []
-        for n_in, n_out in zip(case.sizes, case.sizes[1:]):
+        for n_in, n_out in pairwise(case.sizes):
             bound = np.sqrt(6.0 / (n_in + n_out))
-            params.append(
-                (jnp.asarray(rng.uniform(-bound, bound, (n_in, n_out)), dtype), jnp.zeros(n_out, dtype))
-            )
+            params.append((jnp.asarray(rng.uniform(-bound, bound, (n_in, n_out)), dtype), jnp.zeros(n_out, dtype)))
         return params, jax.tree.map(jnp.zeros_like, params), jax.tree.map(jnp.zeros_like, params), jnp.zeros((), dtype)
 
     def trainer(unroll: int, options: dict) -> Train:

@@ -39,7 +39,9 @@ IMPORTS = {
     "sklearn, numba": "import sklearn, numba",
     "sklearn, numba, nbnet": "import sklearn, numba, nbnet",
     "sklearn.neural_network, numba": "import sklearn.neural_network, numba",
-    "sklearn.neural_network, numba, nbnet.MLPClassifier": "import sklearn.neural_network, numba\nfrom nbnet import MLPClassifier",
+    "sklearn.neural_network, numba, nbnet.MLPClassifier": (
+        "import sklearn.neural_network, numba\nfrom nbnet import MLPClassifier"
+    ),
 }
 
 

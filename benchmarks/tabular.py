@@ -51,7 +51,7 @@ def load(table: Table, folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray
     """X_train, y_train, X_test, y_test."""
     with gzip.open(folder / table.file, "rt", encoding="utf-8", newline="") as file:
         header, *rows = csv.reader(file)
-    columns = {name.strip(): np.array(values) for name, values in zip(header, zip(*rows))}
+    columns = {name.strip(): np.array(values) for name, values in zip(header, zip(*rows, strict=True), strict=True)}
     y = np.array([table.to_class(value) for value in columns.pop(table.target)])
     test = np.arange(len(y)) % 5 == 4
     parts = []
@@ -144,7 +144,8 @@ def verdicts(results: dict) -> list[str]:
         both = {name: found for name, found in results.items() if own in found and other in found}
         missed = [name for name, found in both.items() if not holds(found[own]["scores"], found[other]["scores"])]
         if both:
-            lines.append(f"{text}: {len(both) - len(missed)} of {len(both)}" + (f"; not on {', '.join(missed)}" if missed else ""))
+            where = f"; not on {', '.join(missed)}" if missed else ""
+            lines.append(f"{text}: {len(both) - len(missed)} of {len(both)}{where}")
     return lines
 
 
@@ -159,7 +160,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--tables", help=f"some of: {','.join(TABLES)}")
     parser.add_argument("--estimators", help=f"some of: {','.join(ESTIMATORS)}")
-    parser.add_argument("--json", type=Path, help="keep the results here; what it holds already and is not asked for stays")
+    parser.add_argument("--json", type=Path, help="keep results here; what it holds and is not measured anew stays")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     results = json.loads(arguments.json.read_text()) if arguments.json and arguments.json.exists() else {}

@@ -1,7 +1,7 @@
 """A child process that measures one thing: ``python -m benchmarks.worker REQUEST`` with a JSON object.
 
-It answers in JSON lines. The first line says that all is compiled and warm, or why it cannot be measured. Then each line on
-standard input asks for one more measurement, so that the parent can let several peers take turns.
+It answers in JSON lines. The first line says that all is compiled and warm, or why it cannot be measured. Each line on
+standard input then asks for one more measurement, so that the parent can let several peers take turns.
 """
 
 from __future__ import annotations
