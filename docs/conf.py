@@ -6,7 +6,7 @@ import nbnet
 
 project = "nbnet"
 author = "nbnet developers"
-copyright = f"2025, {author}"
+copyright = author
 version = release = nbnet.__version__
 
 extensions = [
@@ -20,7 +20,10 @@ html_theme = "pydata_sphinx_theme"
 html_title = "nbnet"
 html_static_path = ["_static"]
 html_css_files = ["nbnet.css"]
+html_sidebars = {page: [] for page in ("*", "auto_examples/index")}  # the gallery's pages keep theirs
 html_theme_options = {
+    "header_links_before_dropdown": 4,
+    "secondary_sidebar_items": ["page-toc"],
     "show_prev_next": False,
     "navbar_end": ["theme-switcher"],
     "footer_end": [],
