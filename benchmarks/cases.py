@@ -97,11 +97,11 @@ def load(case: Case) -> Data:
 
 
 def _synthetic(n_rows: int, n_features: int) -> Data:
-    """Uniform rows; the class is the largest of ten random linear functions of the centered row: all are frequent."""
+    """Standard normal rows; the class is the largest of ten random linear functions."""
     rng = np.random.default_rng(0)
     n_test = n_rows // 5
-    X = rng.random((n_rows + n_test, n_features), dtype=np.float32)
-    y = ((X - 0.5) @ rng.standard_normal((n_features, N_CLASSES)).astype(np.float32)).argmax(1)
+    X = rng.standard_normal((n_rows + n_test, n_features), dtype=np.float32)
+    y = (X @ rng.standard_normal((n_features, N_CLASSES)).astype(np.float32)).argmax(1)
     return Data(X[:n_rows].copy(), y[:n_rows].copy(), X[n_rows:].copy(), y[n_rows:].copy())
 
 

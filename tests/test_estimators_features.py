@@ -504,3 +504,21 @@ def test_lbfgs_records_its_iterations():
     assert_allclose(estimator.history_["loss"][-1], estimator.loss_)
     assert np.isfinite(estimator.history_["val_loss"]).all()
     assert not hasattr(estimator, "loss_curve_")
+
+
+@pytest.mark.slow_without_jit
+@pytest.mark.parametrize("make", [np.asarray, np.asfortranarray, sp.csr_array], ids=["c", "fortran", "csr"])
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+def test_a_network_of_other_precision_than_x(make, solver):
+    data = np.where(X > 0, X, 0)
+    options = {"solver": solver, "max_iter": 3, "random_state": 0, "dtype": "float32"}
+    reads_doubles = fit(MLPClassifier((5,), **options), make(data), Y)
+    converted = fit(MLPClassifier((5,), **options), make(data.astype(np.float32)), Y)
+    assert reads_doubles.params_.dtype == np.float32
+    if solver == "adam":  # lbfgs computes in float64 and sees the digits that a conversion loses
+        assert_array_equal(reads_doubles.params_, converted.params_)
+    else:
+        assert_allclose(reads_doubles.params_, converted.params_, atol=1e-4)
+    assert_array_equal(
+        reads_doubles.predict_proba(make(data)), reads_doubles.predict_proba(make(data.astype(np.float32)))
+    )

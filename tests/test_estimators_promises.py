@@ -165,13 +165,15 @@ def test_ctrl_c_in_the_middle_of_an_epoch():
 
 
 @pytest.mark.slow_without_jit
+@pytest.mark.parametrize("dtype", [None, "float32"])
 @pytest.mark.parametrize("early_stopping", [False, True])
-def test_memory_beside_x(early_stopping):
-    """X is not copied; a fit needs the validation rows, and some bytes a row."""
+def test_memory_beside_x(early_stopping, dtype):
+    """X is not copied, whatever the precision of the network; a fit needs the validation rows, and some bytes a row."""
     data = np.zeros((200_000, 50))
     labels = np.arange(200_000) % 2
-    estimator = MLPClassifier((4,), max_iter=1, n_jobs=1, early_stopping=early_stopping, random_state=0)
-    fit(small(), X, Y % 2)
+    options = {"max_iter": 1, "n_jobs": 1, "early_stopping": early_stopping, "random_state": 0, "dtype": dtype}
+    estimator = MLPClassifier((4,), **options)
+    fit(MLPClassifier((4,), **options), data[:1000], labels[:1000])  # compiles
     tracemalloc.start()
     fit(estimator, data, labels)
     _, peak = tracemalloc.get_traced_memory()

@@ -28,6 +28,7 @@ from .scaling import BLOCK_ROWS, InputScaler, InputScaling
 from .validation import (
     check_activations,
     check_hidden_layer_sizes,
+    check_range,
     check_validation_arguments,
     check_weights,
     validate_table,
@@ -108,7 +109,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
     # ------------------------------------------------------------------ targets: each estimator knows its own
 
     @abstractmethod
-    def _validate_input(self, X, y, *, reset: bool, incremental: bool, dtype):
+    def _validate_input(self, X, y, *, reset: bool, incremental: bool):
         """Validated X and y; sets what the targets determine (classes_)."""
 
     @abstractmethod
@@ -150,8 +151,8 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
             first_pass = "params_" not in vars(self) or not (self.warm_start or incremental)
 
             check_validation_arguments(X_val, y_val, sample_weight_val)
-            dtype = self._input_dtype(first_pass)
-            table, class_weights = self._training_table(X, y, sample_weight, first_pass, incremental, dtype)
+            table, class_weights = self._training_table(X, y, sample_weight, first_pass, incremental)
+            dtype = self._fitted_dtype(table.X, first_pass)
             rows = np.arange(table.X.shape[0])
             if not table.loss_weights.all():
                 rows = np.flatnonzero(table.loss_weights)  # a weight of 0 is the row's absence
@@ -159,7 +160,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
             seed = random.draw_seed(random_state)
             held_out = None
             if X_val is not None:
-                held_out = self._validation_table(X_val, y_val, sample_weight_val, class_weights, table.X.dtype)
+                held_out = self._validation_table(X_val, y_val, sample_weight_val, class_weights, dtype)
             elif self.early_stopping and incremental:
                 raise ValueError("partial_fit does not support early_stopping=True")
             elif self.early_stopping and self.solver != "lbfgs":
@@ -168,7 +169,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
 
             output = self._output(table.encoded)
             new_network = network.build(table.X.shape[1], [*hidden, DenseSpec(output.n_outputs)])
-            params = self._starting_params(new_network, first_pass, incremental, table.X.dtype, seed)
+            params = self._starting_params(new_network, first_pass, incremental, dtype, seed)
             if first_pass:
                 self._learn_input_scaling(table, rows)
             self.n_outputs_, self.n_layers_ = output.n_outputs, len(hidden) + 2
@@ -177,7 +178,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
             hooks = None
             if has_callbacks(self) and not incremental:
                 hooks = CallbackHooks(self, self.max_iter, run.attributes, X, y, sample_weight)
-            data = trainer.Data(run.rows(table.X), run.targets(table), rows)
+            data = trainer.Data(run.training_rows(table.X), run.targets(table), rows)
             validation = None
             if held_out is not None:
                 validation = trainer.Validation(run.rows(held_out.X), run.targets(held_out), run.scorer(held_out))
@@ -192,17 +193,19 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
                 hooks.fit_end(self.params_)
         return self
 
-    def _input_dtype(self, first_pass: bool):
-        """What X is converted to: `dtype` if set, else the fitted one, else the input's own."""
+    def _fitted_dtype(self, X, first_pass: bool) -> np.dtype:
+        """Precision of the fitted arrays: `dtype` if set, else the one fitted before, else that of X."""
         if self.dtype is not None:
             return np.dtype(self.dtype)
-        return (np.float64, np.float32) if first_pass else self.params_.dtype
+        return X.dtype if first_pass else self.params_.dtype
 
-    def _training_table(self, X, y, sample_weight, first_pass: bool, incremental: bool, dtype):
-        """Validated training rows, and the class weights learned from them."""
-        X, y = self._validate_input(X, y, reset=first_pass, incremental=incremental, dtype=dtype)
+    def _training_table(self, X, y, sample_weight, first_pass: bool, incremental: bool):
+        """Validated training rows, and the class weights learned from them; X keeps its precision."""
+        X, y = self._validate_input(X, y, reset=first_pass, incremental=incremental)
+        dtype = self._fitted_dtype(X, first_pass)
+        check_range(X, dtype)
         weights = check_weights(sample_weight, X)
-        encoded = self._encode(y, X.dtype)
+        encoded = self._encode(y, dtype)
         class_weights = self._class_weights(encoded, weights, incremental)
         loss_weights = check_weights(self._row_weights(encoded, weights, class_weights), X)
         return Table(X, encoded, weights, loss_weights), class_weights
@@ -320,15 +323,19 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
         """Output of the network (n_samples, n_outputs) for the user's X."""
         if not self._is_canonical(X):
             check_is_fitted(self)
-            X = validate_table(self, X, reset=False, dtype=self.params_.dtype)
+            X = validate_table(self, X, reset=False)
+            check_range(X, self.params_.dtype)
         backend = trainer.backend_for(self.device)
         session = backend.Session(self.network_, self.params_, self._loss, n_jobs=self.n_jobs)
         scaler = vars(self).get("_input_scaler")
-        if scaler is None:
+        if scaler is None and X.dtype == self.params_.dtype:
             return session.predict(backend.as_rows(X))
         predictions = np.empty((X.shape[0], self.n_outputs_), self.params_.dtype)
         for start in range(0, X.shape[0], BLOCK_ROWS):
-            block = scaler.transform(dense_rows(X, start, start + BLOCK_ROWS), self.params_.dtype)
+            if scaler is None:
+                block = X[start : start + BLOCK_ROWS].astype(self.params_.dtype)
+            else:
+                block = scaler.transform(dense_rows(X, start, start + BLOCK_ROWS), self.params_.dtype)
             predictions[start : start + BLOCK_ROWS] = session.predict(backend.as_rows(block))
         return predictions
 

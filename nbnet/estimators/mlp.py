@@ -153,8 +153,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
     def _multilabel(self) -> bool:
         return self._label_binarizer.y_type_.startswith("multilabel")
 
-    def _validate_input(self, X, y, *, reset, incremental, dtype):
-        X, y = validate_table(self, X, y, multi_output=True, dtype=dtype, reset=reset)
+    def _validate_input(self, X, y, *, reset, incremental):
+        X, y = validate_table(self, X, y, multi_output=True, reset=reset)
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
         # classes_ are learned by fit and by the first partial_fit; every other call must fit to them
@@ -498,8 +498,8 @@ class MLPRegressor(RegressorMixin, BaseMLP):
 
     # ------------------------------------------------------------------ targets
 
-    def _validate_input(self, X, y, *, reset, incremental, dtype):
-        X, y = validate_table(self, X, y, multi_output=True, y_numeric=True, dtype=dtype, reset=reset)
+    def _validate_input(self, X, y, *, reset, incremental):
+        X, y = validate_table(self, X, y, multi_output=True, y_numeric=True, reset=reset)
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
         return X, y

@@ -115,8 +115,12 @@ class Run:
             n_jobs=estimator.n_jobs,
         )
 
+    def training_rows(self, X):
+        """The backend's view of X, which is not copied unless the estimator scales; kernels convert what they read."""
+        return self.rows(X) if "_input_scaler" in vars(self.estimator) else self.backend.as_rows(X)
+
     def rows(self, X):
-        """The backend's view of X, scaled where the estimator scales."""
+        """The backend's view of X in the precision of the parameters, scaled where the estimator scales."""
         scaler = vars(self.estimator).get("_input_scaler")
         if scaler is not None:
             X = scaler.transform(dense_rows(X, 0, X.shape[0]), self.compute_dtype)

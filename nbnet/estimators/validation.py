@@ -59,8 +59,9 @@ def canonical_table(X):
 def validate_table(estimator, X, y="no_validation", **options):
     """`validate_data` for tables: dense or CSR, with a hint where columns of a data frame are not numeric."""
     try:
-        with np.errstate(over="ignore"):  # too large for float32: becomes infinity, which is then reported
-            checked = validate_data(estimator, X, y, accept_sparse=["csr", "csc"], **options)
+        checked = validate_data(
+            estimator, X, y, accept_sparse=["csr", "csc"], dtype=(np.float64, np.float32), **options
+        )
     except ValueError as error:
         columns = non_numeric_columns(X)
         if not columns or "convert" not in str(error):
@@ -69,6 +70,15 @@ def validate_table(estimator, X, y="no_validation", **options):
     if isinstance(checked, tuple):
         return canonical_table(checked[0]), checked[1]
     return canonical_table(checked)
+
+
+def check_range(X, dtype: np.dtype) -> None:
+    """Raise scikit-learn's ValueError where a value of X, already finite, is too large for `dtype`."""
+    values = X.data if sp.issparse(X) else X
+    if dtype == X.dtype or dtype == np.float64 or not values.size:
+        return
+    if max(values.max(), -values.min()) > np.finfo(dtype).max:
+        raise ValueError(f"Input X contains infinity or a value too large for {dtype!r}.")
 
 
 def validate_validation_table(estimator, X_val, dtype):
