@@ -1,12 +1,12 @@
 """The only place with compile options and with the location of the compilation cache.
 
 Every kernel wears `@cpu_kernel`, every function that is only a part of kernels `@cpu_inline`, and the maths of
-`nbnet.scalar` `@elementwise`. No fastmath flag is set: products are fused where the source says `fma` and nowhere else, so
-the same formula gives the same bits in every kernel that inlines it, and `isnan` works.
+`nbnet.scalar` `@elementwise`. No fastmath flag is set: products are fused where the source says `fma` and nowhere
+else, so the same formula gives the same bits in every kernel that inlines it, and `isnan` works.
 
 Compiled code is kept in a folder whose name is a hash of what it depends on: the package's sources (Numba itself does
-not notice an edit in a callee's file), the versions of Numba, llvmlite and Python, and the options that change code. The
-folder lies in the first of
+not notice an edit in a callee's file), the versions of Numba, llvmlite and Python, and the options that change code.
+The folder lies in the first of
 
 1. `NBNET_CACHE_DIR`,
 2. `NUMBA_CACHE_DIR`, in a folder `nbnet`,

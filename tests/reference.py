@@ -42,8 +42,10 @@ ACTIVATIONS = {
     "elu": (lambda z: np.where(z > 0, z, np.expm1(np.minimum(z, 0))), lambda z: np.exp(np.minimum(z, 0))),
     "gelu": (
         lambda z: 0.5 * z * (1 + np.tanh(_gelu_inner(z))),
-        lambda z: 0.5 * (1 + np.tanh(_gelu_inner(z)))
-        + 0.5 * z / np.cosh(_gelu_inner(z)) ** 2 * np.sqrt(2 / np.pi) * (1 + 3 * 0.044715 * z**2),
+        lambda z: (
+            0.5 * (1 + np.tanh(_gelu_inner(z)))
+            + 0.5 * z / np.cosh(_gelu_inner(z)) ** 2 * np.sqrt(2 / np.pi) * (1 + 3 * 0.044715 * z**2)
+        ),
     ),
     "silu": (lambda z: z * logistic(z), lambda z: logistic(z) * (1 + z * (1 - logistic(z)))),
     "tanh": (np.tanh, lambda z: 1 - np.tanh(z) ** 2),
@@ -124,7 +126,9 @@ def forward(x, weights, biases, activations, masks=None):
     return xs, zs
 
 
-def loss_and_gradient(x, weights, biases, activations, loss, target, row_weights, smoothing=0.0, parameter=0.0, masks=None):
+def loss_and_gradient(
+    x, weights, biases, activations, loss, target, row_weights, smoothing=0.0, parameter=0.0, masks=None
+):
     """Weighted mean loss and the gradients of all weights and biases."""
     xs, zs = forward(x, weights, biases, activations, masks)
     if loss == "softmax_cross_entropy":

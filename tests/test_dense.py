@@ -1,4 +1,6 @@
-"""Dense kernels equal their naive twins on odd sizes, leave the pads zero, and do not depend on tiles or on rows beside."""
+"""Dense kernels equal their naive twins on odd sizes, keep pads at zero, and do not depend on rows beside."""
+
+import itertools
 
 import numpy as np
 import pytest
@@ -106,10 +108,8 @@ def test_weight_gradient(n_in, n_out, n_rows, dtype, n_parts):
     packed = aligned_zeros(GRADIENT_ROWS * PACKED_COLUMNS, dtype)
     cuts = [16 * (part * -(-n_in // 16) // n_parts) for part in range(n_parts)] + [n_in]
     for accumulate in (False, True):
-        for start, stop in zip(cuts, cuts[1:], strict=False):
-            dense.dense_weight_gradient(
-                case.x, case.y, case.layer, grads, n_rows, (start, stop), packed, accumulate
-            )
+        for start, stop in itertools.pairwise(cuts):
+            dense.dense_weight_gradient(case.x, case.y, case.layer, grads, n_rows, (start, stop), packed, accumulate)
         dense.bias_gradient(case.y, case.layer, grads, n_rows, accumulate)
     x, grad_y = case.x_view.astype(float), case.y_view.astype(float)
     expected = 2 * reference.dense_weight_gradient(x, grad_y)

@@ -151,7 +151,9 @@ def test_the_version_of_the_code_covers_every_kernel_source():
         for path in root.rglob("*.py")
         if any(word in path.read_text() for word in ("@cpu_kernel", "@cpu_inline", "@elementwise", "@intrinsic"))
     }
-    hashed = {root / name for name in ("jit.py", "network.py", "random.py", "scalar.py")} | set((root / "cpu").glob("*.py"))
+    hashed = {root / name for name in ("jit.py", "network.py", "random.py", "scalar.py")} | set(
+        (root / "cpu").glob("*.py")
+    )
     assert with_kernels <= hashed
 
 

@@ -27,9 +27,7 @@ def run(loss, z, targets, order, scale, smoothing):
     matrices = [Matrix(aligned_zeros(round_up(n_rows) * stride, dtype), 0, stride) for _ in range(2)]
     matrices[0].data.reshape(-1, stride)[:n_rows, :n_outputs] = z
     record = Record(np.ones(n_rows, dtype), np.full(n_rows, 7, dtype), np.zeros(64, dtype))
-    losses.apply_loss(
-        matrices[0], targets, order, scale, rule_for(loss, smoothing), matrices[1], record, (0, n_rows)
-    )
+    losses.apply_loss(matrices[0], targets, order, scale, rule_for(loss, smoothing), matrices[1], record, (0, n_rows))
     grad = matrices[1].data.reshape(-1, stride)
     assert not grad[:n_rows, n_outputs:].any() and not grad[n_rows:].any()
     return np.log(record.sums) + record.gaps, grad[:n_rows, :n_outputs]

@@ -24,7 +24,9 @@ def test_steps(kind, dtype):
     n, start, stop = 96, 16, 80
     params, grads, moments = (aligned_zeros(k, dtype) for k in (n, n, 2 * n))
     params[:], grads[:] = rng.normal(size=n), rng.normal(size=n)
-    optimizer = {"sgd": Optimizer.SGD, "nesterov": Optimizer.SGD, "adam": Optimizer.ADAM, "adamw": Optimizer.ADAMW}[kind]
+    optimizer = {"sgd": Optimizer.SGD, "nesterov": Optimizer.SGD, "adam": Optimizer.ADAM, "adamw": Optimizer.ADAMW}[
+        kind
+    ]
     rule = rule_for(optimizer, nesterov=kind == "nesterov")
     decay = 0.01 if kind == "adamw" else 0.0
     w, g = params.astype(float), grads.astype(float)
@@ -49,9 +51,7 @@ def test_steps(kind, dtype):
 def test_zero_stays_zero():
     for optimizer in Optimizer:
         params, grads, moments = (aligned_zeros(k, np.float32) for k in (32, 32, 64))
-        optimizers.optimizer_step(
-            params, grads, moments, 0, 32, StepSize(0.1, 0.1, 0.1, 1.0), rule_for(optimizer)
-        )
+        optimizers.optimizer_step(params, grads, moments, 0, 32, StepSize(0.1, 0.1, 0.1, 1.0), rule_for(optimizer))
         assert not params.any() and not moments.any()
 
 

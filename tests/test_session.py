@@ -21,7 +21,9 @@ NAMES = {loss: loss.name.lower() for loss in Loss}
 class Problem:
     """A small network with data, its session, and its parameters as the naive twin wants them."""
 
-    def __init__(self, loss, sizes=(7, 20, 5), hidden=Activation.TANH, n_rows=23, dtype=np.float64, dropout=0.0, **options):
+    def __init__(
+        self, loss, sizes=(7, 20, 5), hidden=Activation.TANH, n_rows=23, dtype=np.float64, dropout=0.0, **options
+    ):
         rng = np.random.default_rng(3)
         n_in, *outputs = sizes
         specs = [DenseSpec(n, hidden, dropout) for n in outputs[:-1]] + [DenseSpec(outputs[-1])]
@@ -104,7 +106,9 @@ def test_gradient_equals_central_differences(loss, activation):
             assert grad[k, j] == pytest.approx((values[0] - values[1]) / (2 * h), abs=1e-8)
 
 
-def epoch_by_hand(problem, order, batch_size, rates, decays, alpha, kind, masks=None, max_grad_norm=None, state=None, step0=0):
+def epoch_by_hand(
+    problem, order, batch_size, rates, decays, alpha, kind, masks=None, max_grad_norm=None, state=None, step0=0
+):
     """A plain loop over batches with the naive twins; returns parameters and the epoch's loss."""
     weights, biases = problem.split(problem.params)
     arrays = [*weights, *biases]
@@ -186,9 +190,7 @@ def test_pads_stay_zero_after_training(hidden):
     problem.session.prepare(Optimizer.ADAM, 6, alpha=0.1)
     for epoch in range(2):
         order = random.permutation(0, epoch, 23)
-        problem.session.train_epoch(
-            problem.rows, problem.targets, order, np.full(4, 0.01), np.zeros(4), 4 * epoch
-        )
+        problem.session.train_epoch(problem.rows, problem.targets, order, np.full(4, 0.01), np.zeros(4), 4 * epoch)
     assert not problem.pads(problem.params).any()
     assert not problem.pads(problem.session.moments[: problem.network.n_params]).any()
 

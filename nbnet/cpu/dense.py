@@ -1,7 +1,8 @@
 """Fully connected layers on tiles: output, gradient of the input, gradient of the weight; dense and CSR input.
 
-Every output is one chain of additions over k (or over the rows of the batch, for the weight), in order. So its bits depend
-neither on the tile's shape nor on the rows beside it, and a CSR row gives the bits of the same row with its zeros.
+Every output is one chain of additions over k (or over the rows of the batch, for the weight), in order. So its bits
+depend neither on the tile's shape nor on the rows beside it, and a CSR row gives the bits of the same row with its
+zeros.
 """
 
 from __future__ import annotations
@@ -231,12 +232,15 @@ def backward_panel(tile_shape, grad_y, weight, grad_x, n_out, i_start, i_stop):
                 total, grad_y.data, y_position + j, grad_y.stride, weight.data, weight.start + j * weight.stride
             )
         position = grad_x.start + i * grad_x.stride
-        tile_store(total * tile_load(tile_shape, grad_x.data, position, grad_x.stride), grad_x.data, position, grad_x.stride)
+        tile_store(
+            total * tile_load(tile_shape, grad_x.data, position, grad_x.stride), grad_x.data, position, grad_x.stride
+        )
 
 
 @cpu_kernel
 def dense_backward(grad_y, transposed, layer, grad_x, i_start, i_stop):
-    """``grad_x = slopes * (grad_y @ weight.T)`` for rows [i_start, i_stop): back through the layer and the activation below.
+    """``grad_x = slopes * (grad_y @ weight.T)`` for rows [i_start, i_stop): back through a layer and the one below's
+    activation.
 
     Parameters
     ----------
@@ -348,7 +352,9 @@ def sparse_weight_gradient(rows, order, grad_y, layer, grads, n_rows, k_start, k
     row_shape, width = shape(1, 1), lanes(grads)
     if not accumulate:
         for position in range(
-            layer["weight_start"] + k_start * layer["out_stride"], layer["weight_start"] + k_stop * layer["out_stride"], width
+            layer["weight_start"] + k_start * layer["out_stride"],
+            layer["weight_start"] + k_stop * layer["out_stride"],
+            width,
         ):
             tile_store(tile_zeros(row_shape, grads), grads, position, 0)
     for i in range(n_rows):

@@ -12,8 +12,8 @@ from ..random import Stream, philox
 def dropout_forward(y, layer, slopes, seed, step, number, i_start, i_stop):
     """Multiplies y and its slopes by mask / (1 - p), for rows [i_start, i_stop).
 
-    Column j of row i is kept where word ``j % 4`` of Philox's counter (j // 4, i, step, stream + 256 number) is at least
-    ``p 2**32``.
+    Column j of row i is kept where word ``j % 4`` of Philox's counter (j // 4, i, step, stream + 256 number) is at
+    least ``p 2**32``.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
 """Losses: from the last layer's output to its gradient and to each row's loss.
 
-A row's loss is ``log(sums[i]) + gaps[i]``: the softmax leaves its logarithm to whoever adds the rows up, who can take it
-for all rows at once; the other losses leave the sums at one.
+A row's loss is ``log(sums[i]) + gaps[i]``: the softmax leaves its logarithm to whoever adds the rows up, who can
+take it for all rows at once; the other losses leave the sums at one.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def softmax_cross_entropy(z, targets, order, scale, smoothing, grad_z, record, i
 
 @cpu_kernel
 def elementwise_loss(z, targets, order, scale, rule, grad_z, record, i_range):
-    """Loss sum over j of loss(z[j], t[j]) and its gradient weight * scale * slope(z[j], t[j]), for all losses but softmax.
+    """Loss sum over j of loss(z[j], t[j]) and its gradient weight * scale * slope(z[j], t[j]): all but the softmax.
 
     Outputs are packed into whole vectors across rows, so that a single output a row costs no sixteen.
 
@@ -135,6 +135,8 @@ def apply_inverse_link(z, loss, n_outputs, out, i_start, n_rows):
                 out[i_start + i, j] = z.data[z_start + j] / total
         else:
             for j in range(0, n_outputs, width):
-                tile_store(scalar.inverse_link(loss, tile_load(row_shape, z.data, z_start + j, 0)), z.data, z_start + j, 0)
+                tile_store(
+                    scalar.inverse_link(loss, tile_load(row_shape, z.data, z_start + j, 0)), z.data, z_start + j, 0
+                )
             for j in range(n_outputs):
                 out[i_start + i, j] = z.data[z_start + j]

@@ -37,9 +37,7 @@ def adam_step(params, grads, moments, start, stop, step, rule):
         squares = scalar.fma(w, w, squares)
         g = scalar.fma(w, step.l2, tile_load(row, grads, i, 0) * step.clip)
         mean, square = tile_load(row, moments, i, 0), tile_load(row, moments, n_params + i, 0)
-        w, mean, square = scalar.adam(
-            w, g, mean, square, step.rate, step.decay, rule.gap_1, rule.gap_2, rule.epsilon
-        )
+        w, mean, square = scalar.adam(w, g, mean, square, step.rate, step.decay, rule.gap_1, rule.gap_2, rule.epsilon)
         tile_store(w, params, i, 0)
         tile_store(mean, moments, i, 0)
         tile_store(square, moments, n_params + i, 0)
@@ -58,8 +56,8 @@ def optimizer_step(params, grads, moments, start, stop, step, rule):
     start, stop : int
         Multiples of 16.
     step : StepSize
-        `rate` (with Adam's correction of the bias in it), `l2` (times w: added to the gradient), `decay` (times w: taken
-        off the parameter; AdamW), `clip` (factor of the gradient).
+        `rate` (with Adam's correction of the bias in it), `l2` (times w: added to the gradient), `decay` (times w:
+        taken off the parameter; AdamW), `clip` (factor of the gradient).
     rule : Rule
     """
     if rule.optimizer == Optimizer.SGD:

@@ -309,8 +309,8 @@ class Session:
     def _row_losses(self, record: Record, targets: Targets, order) -> np.ndarray:
         """Loss of each row; order picks the rows of `targets` that `record` is about.
 
-        As in scikit-learn, the squared error is averaged over outputs, and Poisson's loss is zero where the prediction is
-        exact.
+        As in scikit-learn, the squared error is averaged over outputs, and Poisson's loss is zero where the
+        prediction is exact.
         """
         losses = np.log(record.sums) + record.gaps
         if self.loss == Loss.SQUARED_ERROR:

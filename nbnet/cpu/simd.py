@@ -7,9 +7,9 @@ Kernels are short loops on tiles:
     + - * /, fma, maximum, where_positive, ...        elementwise; a float on one side is spread over the tile
     lanes_below, tile_sum, tile_max, tile_transpose   across lanes
 
-Memory is an array and a position in elements, counted through the array's buffer, which must be contiguous. Positions are
-not checked, except under NUMBA_BOUNDSCHECK=1, where a tile beyond its array raises IndexError. With the JIT off,
-`simd_numpy` gives the same names on NumPy arrays.
+Memory is an array and a position in elements, counted through the array's buffer, which must be contiguous.
+Positions are not checked, except under NUMBA_BOUNDSCHECK=1, where a tile beyond its array raises IndexError. With
+the JIT off, `simd_numpy` gives the same names on NumPy arrays.
 """
 
 from __future__ import annotations
@@ -53,8 +53,9 @@ def _host_vector_bytes() -> int:
 
 VECTOR_BYTES = _host_vector_bytes()
 VECTOR_WIDTH = VECTOR_BYTES // 4  # float32 elements
-# A product's tile. AVX-512 and NEON have 32 registers: 8 x 3 sums, 3 vectors of weights, 1 spread input; AVX2 and SSE have
-# 16: 4 x 3 sums. Three vectors a row rather than two: fewer loads a multiplication, 20 % faster with two 512-bit FMA units.
+# A product's tile. AVX-512 and NEON have 32 registers: 8 x 3 sums, 3 vectors of weights, 1 spread input; AVX2 and
+# SSE have 16: 4 x 3 sums. Three vectors a row rather than two: fewer loads a multiplication, 20 % faster with two
+# 512-bit FMA units.
 TILE_ROWS = 8 if VECTOR_BYTES == 64 or "x86" not in llvm.get_default_triple() else 4
 TILE_VECTORS = 3
 
@@ -277,9 +278,7 @@ def tile_store(typingctx, tile, array, start, stride):
         _check(context, builder, struct, args[2], last)
         for k in range(tile.m * tile.n):
             position = _position(builder, args[2], args[3], k // tile.n, k % tile.n, tile.lanes)
-            store = builder.store(
-                builder.extract_value(args[0], k), _address(builder, struct.data, tile, position)
-            )
+            store = builder.store(builder.extract_value(args[0], k), _address(builder, struct.data, tile, position))
             store.align = tile.dtype.bitwidth // 8
         return context.get_dummy_value()
 
@@ -322,9 +321,7 @@ def prefetch(typingctx, array, position, for_write):
     def generate(context, builder, sig, args):
         data = _data(context, builder, sig.args[0], args[0]).data
         pointer = builder.bitcast(builder.gep(data, [args[1]]), ir.IntType(8).as_pointer())
-        _call(
-            builder, "llvm.prefetch.p0", ir.VoidType(), pointer, I32(sig.args[2].literal_value), I32(3), I32(1)
-        )
+        _call(builder, "llvm.prefetch.p0", ir.VoidType(), pointer, I32(sig.args[2].literal_value), I32(3), I32(1))
         return context.get_dummy_value()
 
     return types.void(array, types.int64, for_write), generate

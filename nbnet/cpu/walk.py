@@ -45,8 +45,8 @@ class Rows(NamedTuple):
 
 
 class Targets(NamedTuple):
-    """What to learn. `labels` (n,) int32 for the softmax, else empty; `values` (n, n_outputs) for the other losses, else
-    empty; `weights` (n,)."""
+    """What to learn. `labels` (n,) int32 for the softmax, else empty; `values` (n, n_outputs) for the other losses,
+    else empty; `weights` (n,)."""
 
     labels: np.ndarray
     values: np.ndarray
@@ -170,7 +170,7 @@ def backward(model, work, i_start, i_stop):
 
 @cpu_inline
 def gradients(model, rows, order, work, accumulate, team):
-    """This worker's share of the parameters' gradient: a range of rows of each weight; the last worker has the biases."""
+    """This worker's share of the gradient: a range of rows of each weight; the last worker has the biases."""
     for number in range(model.layers.size - 1, -1, -1):
         layer = model.layers[number]
         grad_y = output_of(layer, work.slopes, work.capacity)
@@ -178,18 +178,14 @@ def gradients(model, rows, order, work, accumulate, team):
         if team.worker == team.n_workers - 1:
             bias_gradient(grad_y, layer, model.grads, order.size, accumulate)
         if number == 0 and rows.indptr.size > 0:
-            sparse_weight_gradient(
-                rows, order, grad_y, layer, model.grads, order.size, k_start, k_stop, accumulate
-            )
+            sparse_weight_gradient(rows, order, grad_y, layer, model.grads, order.size, k_start, k_stop, accumulate)
         else:
             if number == 0:
                 x = Matrix(work.inputs, 0, layer["in_stride"])
             else:
                 x = output_of(model.layers[number - 1], work.outputs, work.capacity)
             packed = work.packed[team.worker]
-            dense_weight_gradient(
-                x, grad_y, layer, model.grads, order.size, (k_start, k_stop), packed, accumulate
-            )
+            dense_weight_gradient(x, grad_y, layer, model.grads, order.size, (k_start, k_stop), packed, accumulate)
 
 
 @cpu_inline
@@ -242,7 +238,7 @@ def clip_factor(model, work, rule, team):
 
 @cpu_inline
 def update(model, work, step, rule, team):
-    """The optimizer on the parameters whose gradients this worker has; leaves sums of squares of the weights before it."""
+    """The optimizer on the parameters whose gradients this worker has; leaves the weights' sums of squares before it."""
     block = 0
     no_decay = StepSize(step.rate, 0.0, 0.0, step.clip)
     for number in range(model.layers.size):

@@ -157,7 +157,7 @@ n_iter_ : int
 n_features_in_ : int
     Number of columns of X.
 
-feature_names_in_ : ndarray (n_features_in_,)
+feature_names_in_ : ndarray (n_features,)
     Names of the columns, where X had text as names.
 
 n_layers_ : int
@@ -169,7 +169,7 @@ n_outputs_ : int
 out_activation_ : str
     Name of the output activation.
 
-input_center_, input_scale_ : ndarray (n_features_in_,)
+input_center_, input_scale_ : ndarray (n_features,)
     What `input_scaling` subtracts and then multiplies by; only with it."""
 
 
