@@ -16,7 +16,6 @@ from ..jit import cpu_inline, cpu_kernel
 from ..network import Activation
 from .simd import (
     TILE_ROWS,
-    TILE_VECTORS,
     lanes,
     lanes_below,
     row_load,
@@ -31,7 +30,7 @@ from .simd import (
 )
 from .workers import share_of
 
-K_BLOCK = 512  # inputs in one pass of the forward product: a panel of weights then stays in the second cache
+K_BLOCK = 1024  # inputs in one pass of the forward product: a panel of weights then stays in the second cache
 GRADIENT_ROWS = 512  # rows in one pass of the weight's gradient
 PACKED_COLUMNS = 64  # inputs in one pass of the weight's gradient, where x is WIDE or more elements from row to row
 WIDE = 256
@@ -102,8 +101,16 @@ def activate_rows(activation, n_columns, n_vectors, y, slopes, n_rows):
 
 
 @cpu_inline
-def forward_panel(tile_shape, x, weight, bias_start, y, slopes, layer, n_columns, k_start, k_stop, i_start, i_stop):
-    """One panel of columns, inputs [k_start, k_stop), rows [i_start, i_stop): see `dense_forward`."""
+def panel_vectors(n_left):
+    """Vectors in the next panel of columns when `n_left` are left: three, but two and two rather than three and one."""
+    return min(n_left, 3) if n_left != 4 else 2
+
+
+@cpu_inline
+def forward_panel(tile_shape, x, weight, bias_start, y, slopes, layer, bounds):
+    """One panel of columns: see `dense_forward`; `bounds`: columns left, inputs [start, stop), rows [start, stop)."""
+    n_columns, k_start, k_stop, i_start, i_stop = bounds
+    last = k_stop == layer["n_in"]
     for i in range(i_start, i_stop, TILE_ROWS):
         position = y.start + i * y.stride
         if k_start == 0:
@@ -113,14 +120,14 @@ def forward_panel(tile_shape, x, weight, bias_start, y, slopes, layer, n_columns
         x_position = x.start + i * x.stride
         for k in range(k_start, k_stop):
             total = tile_rank1(total, x.data, x_position + k, x.stride, weight.data, weight.start + k * weight.stride)
-        if k_stop == layer["n_in"] and layer["activation"] == Activation.RELU:
+        if last and layer["activation"] == Activation.RELU:
             total = scalar.relu(total)
             tile_store(total, y.data, position, y.stride)
             if slopes.size > 0:
                 tile_store(scalar.relu_slope(total), slopes, position, y.stride)
         else:
             tile_store(total, y.data, position, y.stride)
-            if k_stop == layer["n_in"] and (layer["activation"] != Activation.IDENTITY or slopes.size > 0):
+            if last and (layer["activation"] != Activation.IDENTITY or slopes.size > 0):
                 tile = Matrix(y.data, position, y.stride)
                 activate_rows(layer["activation"], n_columns, vectors_of(tile_shape), tile, slopes, TILE_ROWS)
 
@@ -154,19 +161,15 @@ def dense_forward(x, params, layer, y, slopes, i_start, i_stop):
         while vector < n_vectors:
             column = vector * lanes(params)
             w, out, bias_start = panel(weight, column), panel(y, column), layer["bias_start"] + column
-            left = layer["n_out"] - column
-            if vector + TILE_VECTORS <= n_vectors:
-                forward_panel(
-                    shape(TILE_ROWS, TILE_VECTORS), x, w, bias_start, out, slopes, layer, left,
-                    k_start, k_stop, i_start, i_stop,
-                )  # fmt: skip
-                vector += TILE_VECTORS
+            bounds = layer["n_out"] - column, k_start, k_stop, i_start, i_stop
+            width = panel_vectors(n_vectors - vector)
+            if width == 3:
+                forward_panel(shape(TILE_ROWS, 3), x, w, bias_start, out, slopes, layer, bounds)
+            elif width == 2:
+                forward_panel(shape(TILE_ROWS, 2), x, w, bias_start, out, slopes, layer, bounds)
             else:
-                forward_panel(
-                    shape(TILE_ROWS, 1), x, w, bias_start, out, slopes, layer, left,
-                    k_start, k_stop, i_start, i_stop,
-                )  # fmt: skip
-                vector += 1
+                forward_panel(shape(TILE_ROWS, 1), x, w, bias_start, out, slopes, layer, bounds)
+            vector += width
 
 
 @cpu_inline
@@ -193,14 +196,14 @@ def sparse_forward(rows, order, params, layer, y, slopes, i_start, i_stop):
             column = vector * lanes(params)
             w, out, bias_start = panel(weight, column), panel(row, column), layer["bias_start"] + column
             left = layer["n_out"] - column
-            if vector + TILE_VECTORS <= n_vectors:
-                sparse_panel(
-                    shape(1, TILE_VECTORS), rows, p_range, w, bias_start, out, slopes, layer["activation"], left
-                )
-                vector += TILE_VECTORS
+            width = panel_vectors(n_vectors - vector)
+            if width == 3:
+                sparse_panel(shape(1, 3), rows, p_range, w, bias_start, out, slopes, layer["activation"], left)
+            elif width == 2:
+                sparse_panel(shape(1, 2), rows, p_range, w, bias_start, out, slopes, layer["activation"], left)
             else:
                 sparse_panel(shape(1, 1), rows, p_range, w, bias_start, out, slopes, layer["activation"], left)
-                vector += 1
+            vector += width
 
 
 # ---------------------------------------------------------------- backward
@@ -261,12 +264,14 @@ def dense_backward(grad_y, transposed, layer, grad_x, i_start, i_stop):
     while vector < n_vectors:
         column = vector * lanes(transposed)
         w, out = panel(weight, column), panel(grad_x, column)
-        if vector + TILE_VECTORS <= n_vectors:
-            backward_panel(shape(TILE_ROWS, TILE_VECTORS), grad_y, w, out, layer["n_out"], i_start, i_stop)
-            vector += TILE_VECTORS
+        width = panel_vectors(n_vectors - vector)
+        if width == 3:
+            backward_panel(shape(TILE_ROWS, 3), grad_y, w, out, layer["n_out"], i_start, i_stop)
+        elif width == 2:
+            backward_panel(shape(TILE_ROWS, 2), grad_y, w, out, layer["n_out"], i_start, i_stop)
         else:
             backward_panel(shape(TILE_ROWS, 1), grad_y, w, out, layer["n_out"], i_start, i_stop)
-            vector += 1
+        vector += width
 
 
 @cpu_inline
@@ -292,12 +297,14 @@ def weight_gradient_block(x, grad_y, grad, n_rows, n_columns, n_vectors, accumul
     while vector < n_vectors:
         column = vector * lanes(grad.data)
         g, out = panel(grad_y, column), panel(grad, column)
-        if vector + TILE_VECTORS <= n_vectors:
-            weight_gradient_panel(shape(TILE_ROWS, TILE_VECTORS), x, g, out, n_rows, n_columns, accumulate)
-            vector += TILE_VECTORS
+        width = panel_vectors(n_vectors - vector)
+        if width == 3:
+            weight_gradient_panel(shape(TILE_ROWS, 3), x, g, out, n_rows, n_columns, accumulate)
+        elif width == 2:
+            weight_gradient_panel(shape(TILE_ROWS, 2), x, g, out, n_rows, n_columns, accumulate)
         else:
             weight_gradient_panel(shape(TILE_ROWS, 1), x, g, out, n_rows, n_columns, accumulate)
-            vector += 1
+        vector += width
 
 
 @cpu_kernel

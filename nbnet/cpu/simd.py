@@ -53,9 +53,9 @@ def _host_vector_bytes() -> int:
 
 VECTOR_BYTES = _host_vector_bytes()
 VECTOR_WIDTH = VECTOR_BYTES // 4  # float32 elements
-# A product's tile. AVX-512 and NEON have 32 registers: 8 x 3 sums, 3 vectors of weights, 1 spread input; AVX2 and
-# SSE have 16: 4 x 3 sums. Three vectors a row rather than two: fewer loads a multiplication, 20 % faster with two
-# 512-bit FMA units.
+# Rows of a product's tile, which has up to three vectors a row. AVX-512 and NEON have 32 registers: 8 x 3 sums, 3
+# vectors of weights, 1 spread input; AVX2 and SSE have 16: 4 x 3 sums. Three vectors rather than two: fewer loads a
+# multiplication, 20 % faster with two 512-bit FMA units.
 TILE_ROWS = 8 if VECTOR_BYTES == 64 or "x86" not in llvm.get_default_triple() else 4
 TILE_VECTORS = 3
 

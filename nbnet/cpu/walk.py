@@ -25,8 +25,9 @@ from .dropout import dropout_forward
 from .losses import apply_inverse_link, apply_loss
 from .optimizers import optimizer_step, sum_of_squares
 from .simd import TILE_ROWS
-from .workers import barrier, share_of
+from .workers import barrier, flush_subnormals, restore_subnormals, share_of
 
+UPDATE_ROWS = 64  # rows of a weight whose gradient is still in the second cache when they are updated
 PREDICT_ROWS = 64  # rows that go through all layers together in prediction: their activations stay in the second cache
 
 
@@ -169,28 +170,35 @@ def backward(model, work, i_start, i_stop):
 
 
 @cpu_inline
-def gradients(model, rows, order, work, accumulate, team):
-    """This worker's share of the gradient: a range of rows of each weight; the last worker has the biases."""
-    for number in range(model.layers.size - 1, -1, -1):
-        layer = model.layers[number]
-        grad_y = output_of(layer, work.slopes, work.capacity)
-        k_start, k_stop = share_of(layer["n_in"], TILE_ROWS, team)
-        if team.worker == team.n_workers - 1:
-            bias_gradient(grad_y, layer, model.grads, order.size, accumulate)
-        if number == 0 and rows.indptr.size > 0:
-            sparse_weight_gradient(rows, order, grad_y, layer, model.grads, order.size, k_start, k_stop, accumulate)
+def layer_gradient(model, rows, order, work, number, k_start, k_stop, accumulate, team):
+    """Gradient of rows [k_start, k_stop) of one layer's weight."""
+    layer = model.layers[number]
+    grad_y = output_of(layer, work.slopes, work.capacity)
+    if number == 0 and rows.indptr.size > 0:
+        sparse_weight_gradient(rows, order, grad_y, layer, model.grads, order.size, k_start, k_stop, accumulate)
+    else:
+        if number == 0:
+            x = Matrix(work.inputs, 0, layer["in_stride"])
         else:
-            if number == 0:
-                x = Matrix(work.inputs, 0, layer["in_stride"])
-            else:
-                x = output_of(model.layers[number - 1], work.outputs, work.capacity)
-            packed = work.packed[team.worker]
-            dense_weight_gradient(x, grad_y, layer, model.grads, order.size, (k_start, k_stop), packed, accumulate)
+            x = output_of(model.layers[number - 1], work.outputs, work.capacity)
+        packed = work.packed[team.worker]
+        dense_weight_gradient(x, grad_y, layer, model.grads, order.size, (k_start, k_stop), packed, accumulate)
 
 
 @cpu_inline
-def batch_gradient(model, rows, targets, order, work, scale, rule, mode, record, accumulate, team):
-    """Forward, loss, backward and gradients of one batch; False if another worker failed.
+def gradients(model, rows, order, work, accumulate, team):
+    """This worker's share of the gradient: a range of rows of each weight; the last worker has the biases."""
+    for number in range(model.layers.size):
+        layer = model.layers[number]
+        k_start, k_stop = share_of(layer["n_in"], TILE_ROWS, team)
+        layer_gradient(model, rows, order, work, number, k_start, k_stop, accumulate, team)
+        if team.worker == team.n_workers - 1:
+            bias_gradient(output_of(layer, work.slopes, work.capacity), layer, model.grads, order.size, accumulate)
+
+
+@cpu_inline
+def backpropagate(model, rows, targets, order, work, scale, rule, mode, record, team):
+    """Forward, loss and backward of one batch; False if another worker failed.
 
     The rows of the batch belong to one worker from gather to backward, so no layer waits for another worker.
     """
@@ -204,10 +212,7 @@ def batch_gradient(model, rows, targets, order, work, scale, rule, mode, record,
     if not barrier(team):  # the transposed weights are ready
         return False
     backward(model, work, i_start, i_stop)
-    if not barrier(team):  # all rows' gradients are ready
-        return False
-    gradients(model, rows, order, work, accumulate, team)
-    return True
+    return barrier(team)  # all rows' gradients are ready
 
 
 @cpu_inline
@@ -224,10 +229,9 @@ def clip_factor(model, work, rule, team):
         block += (layer["n_in"] + TILE_ROWS - 1) // TILE_ROWS
     if team.worker == team.n_workers - 1:
         for number in range(model.layers.size):
-            layer = model.layers[number]
-            work.squares[block + number] = sum_of_squares(
-                model.grads, layer["bias_start"], layer["bias_start"] + layer["out_stride"]
-            )
+            start = model.layers[number]["bias_start"]
+            stop = start + model.layers[number]["out_stride"]
+            work.squares[block + number] = sum_of_squares(model.grads, start, stop)
     if not barrier(team):
         return -1.0
     norm = np.sqrt(work.squares.sum())
@@ -237,25 +241,49 @@ def clip_factor(model, work, rule, team):
 
 
 @cpu_inline
-def update(model, work, step, rule, team):
-    """The optimizer on the parameters whose gradients this worker has; leaves the weights' sums of squares before it."""
+def update_rows(model, layer, work, block, k_start, k_stop, step, rule):
+    """The optimizer on rows [k_start, k_stop) of a weight; leaves their sums of squares from `block` on."""
+    for k in range(k_start, k_stop, TILE_ROWS):
+        start = layer["weight_start"] + k * layer["out_stride"]
+        stop = layer["weight_start"] + min(k + TILE_ROWS, k_stop) * layer["out_stride"]
+        work.squares[block + k // TILE_ROWS] = optimizer_step(
+            model.params, model.grads, model.moments, start, stop, step, rule
+        )
+
+
+@cpu_inline
+def descend(model, rows, order, work, step, rule, team):
+    """Gradient and update of this worker's rows of each weight, UPDATE_ROWS at a time while they are in the cache.
+
+    With clipping, whose factor needs all of the gradient, the gradient is ready and only the update is left.
+    False if another worker failed.
+    """
+    clipping = rule.max_grad_norm > 0.0
+    if clipping:
+        gradients(model, rows, order, work, False, team)
+        step = StepSize(step.rate, step.l2, step.decay, clip_factor(model, work, rule, team))
+        if step.clip < 0.0:
+            return False
     block = 0
-    no_decay = StepSize(step.rate, 0.0, 0.0, step.clip)
     for number in range(model.layers.size):
         layer = model.layers[number]
         k_start, k_stop = share_of(layer["n_in"], TILE_ROWS, team)
-        for k in range(k_start, k_stop, TILE_ROWS):
-            start = layer["weight_start"] + k * layer["out_stride"]
-            stop = layer["weight_start"] + min(k + TILE_ROWS, k_stop) * layer["out_stride"]
-            work.squares[block + k // TILE_ROWS] = optimizer_step(
-                model.params, model.grads, model.moments, start, stop, step, rule
-            )
+        together = k_stop if number == 0 and rows.indptr.size > 0 else UPDATE_ROWS
+        for k in range(k_start, k_stop, max(1, together)):
+            k_next = min(k + together, k_stop)
+            if not clipping:
+                layer_gradient(model, rows, order, work, number, k, k_next, False, team)
+            update_rows(model, layer, work, block, k, k_next, step, rule)
         block += (layer["n_in"] + TILE_ROWS - 1) // TILE_ROWS
         if team.worker == team.n_workers - 1:
-            stop = layer["bias_start"] + layer["out_stride"]
-            optimizer_step(model.params, model.grads, model.moments, layer["bias_start"], stop, no_decay, rule)
+            start, stop = layer["bias_start"], layer["bias_start"] + layer["out_stride"]
+            if not clipping:
+                bias_gradient(output_of(layer, work.slopes, work.capacity), layer, model.grads, order.size, False)
+            without_decay = StepSize(step.rate, 0.0, 0.0, step.clip)
+            optimizer_step(model.params, model.grads, model.moments, start, stop, without_decay, rule)
     if team.worker == team.n_workers - 1:
         work.squares[block:] = 0.0
+    return barrier(team)  # the parameters are ready
 
 
 @cpu_kernel
@@ -271,37 +299,38 @@ def train_epoch(model, rows, targets, work, plan, rule, record, penalties, team)
     penalties : float64 (n_batches,)
         Sum of squares of all weights before each step; overwritten.
     """
+    control = flush_subnormals()
     for batch in range(plan.first, plan.last):
         start = batch * plan.batch_size
         stop = min(start + plan.batch_size, plan.order.size)
         order = plan.order[start:stop]
         of_batch = Record(record.sums[start:stop], record.gaps[start:stop], work.pieces[team.worker])
         mode = Mode(work.slopes, rule.seed, np.uint64(plan.step + batch))
-        scale = plan.scales[batch]
-        if not batch_gradient(model, rows, targets, order, work, scale, rule, mode, of_batch, False, team):
-            return
-        clip = clip_factor(model, work, rule, team) if rule.max_grad_norm > 0.0 else 1.0
-        if clip < 0.0:
-            return
-        update(model, work, StepSize(plan.rates[batch], plan.l2[batch], plan.decays[batch], clip), rule, team)
-        if not barrier(team):  # the parameters are ready
-            return
+        if not backpropagate(model, rows, targets, order, work, plan.scales[batch], rule, mode, of_batch, team):
+            break
+        step = StepSize(plan.rates[batch], plan.l2[batch], plan.decays[batch], 1.0)
+        if not descend(model, rows, order, work, step, rule, team):
+            break
         if team.worker == 0:
             penalties[batch] = work.squares.sum()
+    restore_subnormals(control)
 
 
 @cpu_kernel
 def full_gradient(model, rows, targets, work, scale, rule, record, order, team):
     """Gradient of the loss over all rows, `work.capacity` rows at a time; `model.grads` is overwritten."""
+    control = flush_subnormals()
+    mode = Mode(work.slopes, rule.seed, np.uint64(0))
     for start in range(0, order.size, work.capacity):
         stop = min(start + work.capacity, order.size)
         of_block = Record(record.sums[start:stop], record.gaps[start:stop], work.pieces[team.worker])
-        mode = Mode(work.slopes, rule.seed, np.uint64(0))
         block = order[start:stop]
-        if not batch_gradient(model, rows, targets, block, work, scale, rule, mode, of_block, start > 0, team):
-            return
+        if not backpropagate(model, rows, targets, block, work, scale, rule, mode, of_block, team):
+            break
+        gradients(model, rows, block, work, start > 0, team)
         if not barrier(team):
-            return
+            break
+    restore_subnormals(control)
 
 
 @cpu_inline
@@ -333,6 +362,7 @@ def predict(model, rows, work, orders, loss, out, team):
     out : (n_rows, n_outputs)
         Overwritten.
     """
+    control = flush_subnormals()
     own = worker_space(work, team.worker)
     mode = Mode(work.none, np.uint64(0), np.uint64(0))
     last = model.layers[model.layers.size - 1]
@@ -344,11 +374,13 @@ def predict(model, rows, work, orders, loss, out, team):
             order[i] = start + i
         forward(model, rows, order, own, mode, 0, n)
         apply_inverse_link(output_of(last, own.outputs, own.capacity), loss, last["n_out"], out, start, n)
+    restore_subnormals(control)
 
 
 @cpu_kernel
 def evaluate(model, rows, targets, work, orders, rule, record, team):
     """The loss of all rows without dropout, left in `record`; the workspace is as for `predict`."""
+    control = flush_subnormals()
     own = worker_space(work, team.worker)
     mode = Mode(work.none, np.uint64(0), np.uint64(0))
     last = model.layers[model.layers.size - 1]
@@ -362,3 +394,4 @@ def evaluate(model, rows, targets, work, orders, rule, record, team):
         z, scratch = output_of(last, own.outputs, own.capacity), output_of(last, own.slopes, own.capacity)
         of_block = Record(record.sums[start : start + n], record.gaps[start : start + n], work.pieces[team.worker])
         apply_loss(z, targets, order, 1.0, rule, scratch, of_block, (0, n))
+    restore_subnormals(control)
