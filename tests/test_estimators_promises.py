@@ -2,12 +2,10 @@
 
 import hashlib
 import multiprocessing
-import os
 import signal
 import sys
 import threading
 import tracemalloc
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import joblib
@@ -15,29 +13,23 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 from numpy.testing import assert_array_equal
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 from sklearn.model_selection import GridSearchCV, HalvingGridSearchCV
 from sklearn.utils.estimator_checks import check_estimator
 
 from nbnet import MLPClassifier, MLPRegressor
 
+# Reaching max_iter is no news here. A mark, not warnings.catch_warnings in each call: that one is not safe in threads.
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
 rng = np.random.default_rng(0)
 X = rng.normal(size=(60, 5))
 Y = (X[:, 0] + X[:, 1] * X[:, 2] > 0).astype(int) + (X[:, 3] > 0.5)
-# a linear schedule ends at max_iter: no ConvergenceWarning, in whatever thread or process
 SMALL = {"hidden_layer_sizes": (9, 6), "max_iter": 2, "random_state": 0, "batch_size": 16, "learning_rate": "linear"}
 
 
 def small(cls=MLPClassifier, **changes):
     return cls(**{**SMALL, **changes})
-
-
-def fit(estimator, *args, **kwargs):
-    """Fit; reaching max_iter is no news here."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        return estimator.fit(*args, **kwargs)
 
 
 def digest(estimator):
@@ -46,7 +38,7 @@ def digest(estimator):
 
 
 def fitted_digest(**changes):
-    return digest(fit(small(**changes), X, Y))
+    return digest(small(**changes).fit(X, Y))
 
 
 # -------------------------------------------------------------------------------- the same bits
@@ -76,8 +68,8 @@ def test_same_bits_in_joblib_workers(backend):
 
 @pytest.mark.slow_without_jit
 def test_same_bits_in_grid_search():
-    search = fit(GridSearchCV(small(), {"alpha": [1e-4, 1.0]}, cv=2, n_jobs=2, refit=False), X, Y)
-    alone = fit(GridSearchCV(small(n_jobs=1), {"alpha": [1e-4, 1.0]}, cv=2, refit=False), X, Y)
+    search = GridSearchCV(small(), {"alpha": [1e-4, 1.0]}, cv=2, n_jobs=2, refit=False).fit(X, Y)
+    alone = GridSearchCV(small(n_jobs=1), {"alpha": [1e-4, 1.0]}, cv=2, refit=False).fit(X, Y)
     assert_array_equal(search.cv_results_["mean_test_score"], alone.cv_results_["mean_test_score"])
 
 
@@ -87,14 +79,14 @@ def test_halving_search_with_epochs_as_the_resource():
         small(), {"alpha": [1e-4, 1.0], "learning_rate_init": [1e-3, 1e-2]}, resource="max_iter", min_resources=2,
         max_resources=8, cv=2, random_state=0,
     )  # fmt: skip
-    fit(search, X, Y)
+    search.fit(X, Y)
     assert search.best_estimator_.max_iter == search.n_resources_[-1] > search.n_resources_[0]
     assert search.n_iterations_ >= 2
 
 
 @pytest.mark.parametrize("kind", ["dense", "csr", "scaled"])
 def test_rows_are_predicted_independently(kind):
-    estimator = fit(small(input_scaling="robust" if kind == "scaled" else None), X, Y)
+    estimator = small(input_scaling="robust" if kind == "scaled" else None).fit(X, Y)
     data = sp.csr_array(X) if kind == "csr" else X
     together = estimator.predict_proba(data)
     for n_jobs in (1, 2):
@@ -117,29 +109,32 @@ def test_eight_fits_at_once_in_threads():
 
 @pytest.mark.slow_without_jit
 def test_sixteen_threads_predict_on_one_model():
-    estimator = fit(small(), X, Y)
+    estimator = small().fit(X, Y)
     expected = estimator.predict_proba(X)
     with ThreadPoolExecutor(16) as pool:
         for result in pool.map(lambda _: estimator.predict_proba(X), range(64)):
             assert_array_equal(result, expected)
 
 
-def _send_digest(connection):
-    connection.send(fitted_digest())
+def _send_digests(connection, fitted):
+    connection.send((fitted_digest(), fitted.predict_proba(X)))
 
 
 @pytest.mark.slow_without_jit
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
 @pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
-def test_fit_in_the_parent_then_in_a_forked_child():
-    expected = fitted_digest(n_jobs=2)
-    context = multiprocessing.get_context("fork")
+def test_fit_in_the_parent_then_in_a_child(method):
+    """A child that is forked has the parent's memory, but none of its threads."""
+    fitted = small(n_jobs=2).fit(X, Y)
+    context = multiprocessing.get_context(method)
     receiver, sender = context.Pipe(duplex=False)
-    child = context.Process(target=_send_digest, args=(sender,))
+    child = context.Process(target=_send_digests, args=(sender, fitted))
     child.start()
-    assert receiver.poll(60), "the child hangs"
-    assert receiver.recv() == expected
+    assert receiver.poll(120), "the child hangs"
+    child_digest, probabilities = receiver.recv()
     child.join()
+    assert child_digest == digest(fitted)
+    assert_array_equal(probabilities, fitted.predict_proba(X))
 
 
 @pytest.mark.slow_without_jit
@@ -149,7 +144,7 @@ def test_ctrl_c_in_the_middle_of_an_epoch():
     data = np.random.default_rng(0).normal(size=(40_000, 100))
     labels = (data[:, 0] > 0).astype(int)
     estimator = MLPClassifier((400, 400), batch_size=8, random_state=0)
-    fit(small(), X, Y % 2)  # compiled by now, so that the signal meets training
+    small().fit(X, Y % 2)  # compiled by now, so that the signal meets training
     timer = threading.Timer(1.0, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT))
     timer.start()
     try:
@@ -173,9 +168,9 @@ def test_memory_beside_x(early_stopping, dtype):
     labels = np.arange(200_000) % 2
     options = {"max_iter": 1, "n_jobs": 1, "early_stopping": early_stopping, "random_state": 0, "dtype": dtype}
     estimator = MLPClassifier((4,), **options)
-    fit(MLPClassifier((4,), **options), data[:1000], labels[:1000])  # compiles
+    MLPClassifier((4,), **options).fit(data[:1000], labels[:1000])  # compiles
     tracemalloc.start()
-    fit(estimator, data, labels)
+    estimator.fit(data, labels)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < (0.1 * early_stopping + 0.35) * data.nbytes
@@ -211,13 +206,13 @@ def test_no_architecture_compiles_anything_new():
         return {name: len(kernel.signatures) for name, kernel in kernels.items()}
 
     for cls, y in ((MLPClassifier, Y), (MLPRegressor, X[:, 0])):
-        fit(small(cls, early_stopping=True), X, y).predict(X)
-        fit(small(cls, solver="lbfgs"), X, y)
+        small(cls, early_stopping=True).fit(X, y).predict(X)
+        small(cls, solver="lbfgs").fit(X, y)
     before = count()
     for depth in range(5):
         for activation in ("relu", "gelu", "tanh", "identity"):
             changes = {"hidden_layer_sizes": range(3, 3 + 20 * depth, 20), "activation": activation}
             changes |= {"solver": ("sgd", "adam", "adamw", "lbfgs")[depth % 4], "dropout": 0.1 * depth}
-            fit(small(early_stopping=True, **changes), X, Y).predict(X)
-            fit(small(MLPRegressor, loss=("huber", "quantile")[depth % 2], **changes), X, X[:, 0])
+            small(early_stopping=True, **changes).fit(X, Y).predict(X)
+            small(MLPRegressor, loss=("huber", "quantile")[depth % 2], **changes).fit(X, X[:, 0])
     assert count() == before
