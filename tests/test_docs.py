@@ -30,6 +30,18 @@ def test_examples_in_docstrings_of(name):
     assert failed == 0
 
 
+def test_table_of_promises_names_tests_that_exist():
+    text = (ROOT / "docs" / "reproducibility.rst").read_text(encoding="utf-8")
+    table = text[text.index("What is promised, and the tests of it") :]
+    names = re.findall(r"``(?:(test_\w+)::)?(test_\w+)``", table)
+    assert len(names) >= 20
+    source = ""
+    for module, name in names:
+        if module:
+            source = (ROOT / "tests" / f"{module}.py").read_text(encoding="utf-8")
+        assert f"def {name}(" in source, name
+
+
 TRAIN_WITH_MISH = """
 import numpy as np
 import nbnet

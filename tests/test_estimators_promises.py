@@ -116,6 +116,15 @@ def test_sixteen_threads_predict_on_one_model():
             assert_array_equal(result, expected)
 
 
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_arithmetic_of_the_caller_is_as_before(n_jobs):
+    """Kernels take numbers below the normal range for zero; the thread that called them does not afterwards."""
+    for solver in ("adam", "lbfgs"):
+        small(n_jobs=n_jobs, solver=solver).fit(X, Y, X_val=X, y_val=Y).predict(X)
+        assert (np.full(64, 1e-40, np.float32) * np.float32(0.5) > 0).all()
+        assert (np.full(64, 1e-310) * 0.5 > 0).all()
+
+
 def _send_digests(connection, fitted):
     connection.send((fitted_digest(), fitted.predict_proba(X)))
 
@@ -143,7 +152,7 @@ def test_ctrl_c_in_the_middle_of_an_epoch():
     """An epoch of many seconds ends at once, and what was learned until then predicts."""
     data = np.random.default_rng(0).normal(size=(40_000, 100))
     labels = (data[:, 0] > 0).astype(int)
-    estimator = MLPClassifier((400, 400), batch_size=8, random_state=0)
+    estimator = MLPClassifier((400, 400), batch_size=1, random_state=0)
     small().fit(X, Y % 2)  # compiled by now, so that the signal meets training
     timer = threading.Timer(1.0, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT))
     timer.start()
