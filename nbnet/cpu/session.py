@@ -16,6 +16,7 @@ from .walk import Model, Plan, Record, Rows, Rule, Targets, Workspace
 from .workers import Workers, choose_n_workers
 
 FLOP_A_CALL = 4e9  # a kernel returns to Python about every 0.1 s, so that Ctrl-C is heard
+UPDATE_FLOP = 50.0  # what updating one parameter is worth: an update waits for memory
 FULL_ROWS = 1024  # rows at a time in `Session.loss_and_gradient`
 PIECES = 64  # elements of a worker's scratch: two vectors of the widest
 
@@ -185,7 +186,8 @@ class Session:
         penalties = np.zeros(starts.size)
         record = self._record(order.size)
         model = Model(self.network.layers, self.params, self._grads, self.moments)
-        chunk = max(1, int(FLOP_A_CALL / (3.0 * self._flop_a_row * self.batch_size)))
+        flop_a_step = 3.0 * self._flop_a_row * self.batch_size + UPDATE_FLOP * self.network.n_params
+        chunk = max(1, int(FLOP_A_CALL / flop_a_step))
         with Workers(self.n_workers) as workers:
             for first in range(0, starts.size, chunk):
                 last = min(first + chunk, starts.size)
