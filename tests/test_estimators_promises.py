@@ -155,12 +155,14 @@ def test_ctrl_c_in_the_middle_of_an_epoch():
     estimator = MLPClassifier((400, 400), batch_size=1, random_state=0)
     small().fit(X, Y % 2)  # compiled by now, so that the signal meets training
     timer = threading.Timer(1.0, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     timer.start()
     try:
         with pytest.warns(UserWarning, match="^Training interrupted by user.$"):
             estimator.fit(data, labels)
     finally:
         timer.cancel()
+        signal.signal(signal.SIGINT, before)
     assert estimator.n_iter_ == 0
     assert np.isfinite(estimator.predict_proba(data[:10])).all()
 
