@@ -4,6 +4,7 @@ A tile of shape (m, n) has m rows of n vectors; a vector has as many elements as
 Kernels are short loops on tiles:
 
     tile_zeros, tile_load, tile_store, tile_rank1     make, read, write, add an outer product
+    row_load                                          read a vector and convert it
     + - * /, fma, maximum, where_positive, ...        elementwise; a float on one side is spread over the tile
     lanes_below, tile_sum, tile_max, tile_transpose   across lanes
 
@@ -195,29 +196,12 @@ def lanes(typingctx, array):
 
 
 @intrinsic
-def rows_of(typingctx, shape):
-    """Rows of a shape."""
-    return types.int64(shape), lambda c, b, sig, args: I64(shape.m)
-
-
-@intrinsic
 def vectors_of(typingctx, shape):
     """Vectors in a row of a shape."""
     return types.int64(shape), lambda c, b, sig, args: I64(shape.n)
 
 
 # ---------------------------------------------------------------- make, read, write
-
-
-@intrinsic
-def tile_full(typingctx, shape, array, value):
-    """A tile of `array`'s type with `value` everywhere."""
-    tile = Tile(shape.m, shape.n, array.dtype)
-
-    def generate(context, builder, sig, args):
-        return _each(builder, tile, _vectors(builder, tile, sig.args[2], args[2]))
-
-    return tile(shape, array, value), generate
 
 
 @intrinsic
@@ -312,19 +296,6 @@ def tile_rank1(typingctx, tile, x, x_start, x_stride, w, w_start):
         return out
 
     return tile(tile, x, types.int64, types.int64, w, types.int64), generate
-
-
-@intrinsic(prefer_literal=True)
-def prefetch(typingctx, array, position, for_write):
-    """Asks for the cache line at `position`; never faults. `for_write` is 0 or 1."""
-
-    def generate(context, builder, sig, args):
-        data = _data(context, builder, sig.args[0], args[0]).data
-        pointer = builder.bitcast(builder.gep(data, [args[1]]), ir.IntType(8).as_pointer())
-        _call(builder, "llvm.prefetch.p0", ir.VoidType(), pointer, I32(sig.args[2].literal_value), I32(3), I32(1))
-        return context.get_dummy_value()
-
-    return types.void(array, types.int64, for_write), generate
 
 
 # ---------------------------------------------------------------- across lanes

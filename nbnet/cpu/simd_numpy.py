@@ -14,12 +14,9 @@ from .simd import VECTOR_BYTES
 __all__ = [
     "lanes",
     "lanes_below",
-    "prefetch",
     "row_load",
-    "rows_of",
     "shape",
     "square_shape",
-    "tile_full",
     "tile_load",
     "tile_max",
     "tile_rank1",
@@ -46,10 +43,6 @@ def lanes(array):
     return VECTOR_BYTES // array.itemsize
 
 
-def rows_of(shape):
-    return shape.m
-
-
 def vectors_of(shape):
     return shape.n
 
@@ -70,12 +63,8 @@ def _row_slice(array, start, width):
     return slice(start, start + width)
 
 
-def tile_full(shape, array, value):
-    return np.full((shape.m, shape.n * lanes(array)), value, array.dtype)
-
-
 def tile_zeros(shape, array):
-    return tile_full(shape, array, 0)
+    return np.zeros((shape.m, shape.n * lanes(array)), array.dtype)
 
 
 def tile_load(shape, array, start, stride):
@@ -99,10 +88,6 @@ def tile_rank1(tile, x, x_start, x_stride, w, w_start):
     column = np.array([[flat[_row_slice(flat, x_start + i * x_stride, 1)][0]] for i in range(tile.shape[0])])
     flat = _flat(w)
     return tile + column.astype(tile.dtype) * flat[_row_slice(flat, w_start, tile.shape[1])]
-
-
-def prefetch(array, position, for_write):
-    pass
 
 
 def lanes_below(tile, count, fill):
