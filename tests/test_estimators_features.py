@@ -293,6 +293,19 @@ def test_scoring_decides_and_the_best_weights_are_kept(scoring, score):
     assert estimator.best_loss_ is None
 
 
+def test_a_scorer_sees_the_precision_that_is_kept():
+    """lbfgs computes in float64; what the scorer predicts with is what predicts after the fit."""
+    seen = []
+
+    def scoring(estimator, X, y):
+        seen.append(estimator.predict_proba(X))
+        return 0.0
+
+    estimator = fit(tiny(solver="lbfgs", dtype="float32", scoring=scoring), X, Y, X_val=X, y_val=Y)
+    assert seen[-1].dtype == np.float32
+    assert_array_equal(seen[-1], estimator.predict_proba(X))
+
+
 def test_regressor_scores_by_r2():
     estimator = fit(tiny(MLPRegressor, early_stopping=True), X[:9], Z[:9], X_val=X[9:], y_val=Z[9:])
     assert_allclose(max(estimator.validation_scores_), r2_score(Z[9:], estimator.predict(X[9:])))

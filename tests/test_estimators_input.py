@@ -179,6 +179,8 @@ def test_batch_larger_than_the_data_is_clipped_with_a_warning():
 def test_column_vector_y_warns():
     with pytest.warns(DataConversionWarning):
         fit(tiny(), X, Y[:, None])
+    with pytest.warns(DataConversionWarning):
+        fit(tiny(), X, Y, X_val=X, y_val=Y[:, None])
 
 
 @pytest.mark.parametrize("cls", BOTH)

@@ -129,9 +129,26 @@ def test_two_processes_at_once_and_a_damaged_cache(tmp_path):
     assert {process.communicate(timeout=300)[0] for process in processes} == {"10\n"}
     assert all(process.returncode == 0 for process in processes)
     assert not list(tmp_path.rglob("*.tmp.*"))
-    for path in tmp_path.rglob("*.nb[ic]"):
-        path.write_bytes(b"damaged")
-    assert run(FIT, NBNET_CACHE_DIR=str(tmp_path)).stdout == "10\n"
+    for damaged in ("*.nbc", "*.nbi"):
+        for path in tmp_path.rglob(damaged):
+            path.write_bytes(b"damaged")
+        assert run(FIT, NBNET_CACHE_DIR=str(tmp_path)).stdout == "10\n"
+
+
+@needs_jit
+def test_a_full_disk_is_no_error(monkeypatch):
+    def save(self, key, data):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(jit._FolderCacheFile, "save", save)
+
+    @jit.cpu_kernel
+    def double(x):
+        x[0] *= 2
+
+    x = np.array([2.0])
+    double(x)
+    assert x[0] == 4
 
 
 @needs_jit
