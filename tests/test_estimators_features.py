@@ -19,7 +19,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from nbnet import MLPClassifier, MLPRegressor
-from nbnet.estimators.presets import TABULAR
+from nbnet.estimators.presets import TABULAR, TABULAR_REGRESSION
 
 rng = np.random.default_rng(0)
 X = rng.normal(size=(18, 3))
@@ -459,7 +459,8 @@ def test_tabular(cls, y):
     estimator = cls.tabular(hidden_layer_sizes=(4,), max_iter=2, random_state=0, n_jobs=1)
     assert type(estimator) is cls
     overridden = {"hidden_layer_sizes": (4,), "max_iter": 2, "random_state": 0, "n_jobs": 1}
-    assert estimator.get_params() == {**cls().get_params(), **TABULAR, **overridden}
+    preset = TABULAR if cls is MLPClassifier else TABULAR_REGRESSION
+    assert estimator.get_params() == {**cls().get_params(), **preset, **overridden}
     estimator.fit(X, y)
     assert estimator.input_scale_.shape == (3,)
     with pytest.raises(TypeError, match="unexpected keyword argument 'depth'"):

@@ -55,6 +55,8 @@ def unchanged_on_error(estimator) -> Iterator[None]:
 class BaseMLP(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
     """Fully connected network over tables; see `MLPClassifier` and `MLPRegressor`."""
 
+    _tabular: dict = TABULAR
+
     _parameter_constraints: dict = {
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
         "activation": [StrOptions(set(ACTIVATION_CODES)), list, tuple],
@@ -92,7 +94,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
 
     @classmethod
     def tabular(cls, **overrides) -> Self:
-        """Estimator with settings that do well on most tables: robust scaling, adamw, one cycle, early stopping.
+        """Estimator with settings that do well on most tables: robust scaling, adamw, one cycle, dropout.
 
         Parameters
         ----------
@@ -104,7 +106,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
         estimator : estimator
             An ordinary, unfitted estimator; `get_params` shows every setting.
         """
-        return cls(**{**TABULAR, **overrides})
+        return cls(**{**cls._tabular, **overrides})
 
     # ------------------------------------------------------------------ targets: each estimator knows its own
 

@@ -24,6 +24,7 @@ from sklearn.utils.validation import check_array
 from ..network import Loss
 from .base import BaseMLP, unchanged_on_error
 from .docs import documented
+from .presets import TABULAR_REGRESSION
 from .run import Encoded, Output
 from .validation import cast_finite, validate_table
 
@@ -413,6 +414,8 @@ class MLPRegressor(RegressorMixin, BaseMLP):
     >>> regressor.predict(X[:2]).shape
     (2,)
     """
+
+    _tabular: dict = TABULAR_REGRESSION
 
     _parameter_constraints: dict = {
         **BaseMLP._parameter_constraints,
