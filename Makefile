@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+PYTEST_ARGS ?= -n 2
 
 .PHONY: demo test lint format docs bench clean
 
@@ -26,7 +27,7 @@ bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.compare $(BENCH_ARGS)
 
 clean:
-	rm -rf $(VENV) .venv-* docs/_build docs/auto_examples docs/generated build dist .coverage .coverage.*
+	rm -rf $(VENV) .venv-* docs/_build docs/auto_examples docs/generated docs/sg_execution_times.rst build dist .ci-cache .coverage .coverage.*
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
