@@ -478,6 +478,9 @@ def as_text(result: dict) -> str:
     return "\n".join(lines)
 
 
+SUMMARY_PEERS = ("scikit-learn", "PyTorch", "PyTorch, one graph", "skorch", "JAX")
+
+
 def as_markdown(result: dict) -> str:
     """The table for the README, with its machine and date."""
     columns = [k for k, name in enumerate(HEADER) if name not in ("fastest", "AVX2 time")]
@@ -490,6 +493,27 @@ def as_markdown(result: dict) -> str:
     for values in table:
         lines.append("| " + " | ".join([values[0] if values[0] != case else "", *values[1:]]) + " |")
         case = values[0]
+    return "\n".join([*lines, "", machine_line(result)])
+
+
+def as_summary(result: dict) -> str:
+    """A short table for the README: a line a case, nbnet's time and its ratios to each peer, bold where they fall short."""
+    lines = ["| case | nbnet | " + " | ".join(SUMMARY_PEERS) + " |", "|---|---:|" + "---:|" * len(SUMMARY_PEERS)]
+    by_case: dict[str, dict[str, dict]] = {}
+    for line in result["rows"]:
+        by_case.setdefault(line["case"], {})[line["who"]] = line
+    for case, members in by_case.items():
+        if "nbnet" not in members or "scikit-learn" not in members or members["nbnet"].get("seconds") is None:
+            continue
+        values = [seconds_text(members["nbnet"]["seconds"])]
+        for name in SUMMARY_PEERS:
+            peer = members.get(name)
+            if peer is None or peer.get("ratio") is None:
+                values.append("")
+                continue
+            text = f"{peer['ratio']:.2f}" if peer["ratio"] < 10 else f"{peer['ratio']:.0f}"
+            values.append(f"**{text}**" if peer.get("met") is False else text)
+        lines.append(f"| {case} | " + " | ".join(values) + " |")
     return "\n".join([*lines, "", machine_line(result)])
 
 
@@ -511,6 +535,7 @@ def main() -> None:
     parser.add_argument("--json", metavar="FILE", type=Path, help="also write all figures")
     parser.add_argument("--load", metavar="FILE", type=Path, help="show a file written by --json; measure nothing")
     parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
+    parser.add_argument("--summary", action="store_true", help="print the README's short table")
     arguments = parser.parse_args()
     if arguments.load:
         result = json.loads(arguments.load.read_text())
@@ -526,7 +551,8 @@ def main() -> None:
         result = compare(Options(arguments.quick, peers and [p for p in peers if p], not arguments.no_avx2), groups)
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=1) + "\n")
-    print(as_markdown(result) if arguments.markdown else as_text(result))
+    form = as_summary if arguments.summary else as_markdown if arguments.markdown else as_text
+    print(form(result))
 
 
 if __name__ == "__main__":
