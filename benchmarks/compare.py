@@ -497,7 +497,7 @@ def as_markdown(result: dict) -> str:
 
 
 def as_summary(result: dict) -> str:
-    """A short table for the README: a line a case, nbnet's time and its ratios to each peer, bold where they fall short."""
+    """A short table for the README: nbnet's time and the ratios to it of each peer, bold where they fall short."""
     lines = ["| case | nbnet | " + " | ".join(SUMMARY_PEERS) + " |", "|---|---:|" + "---:|" * len(SUMMARY_PEERS)]
     by_case: dict[str, dict[str, dict]] = {}
     for line in result["rows"]:
