@@ -1,6 +1,6 @@
 """The compiled loops that walk the layer table: one training epoch, one gradient, one prediction.
 
-Adding a layer means one branch in `forward`, one in `backward` and one in `gradients`.
+Adding a layer means one branch in `forward`, one in `backward` and one in `layer_gradient`.
 """
 
 from __future__ import annotations
