@@ -2,7 +2,6 @@
 
 import io
 import pickle
-import warnings
 
 import joblib
 import numpy as np
@@ -13,13 +12,13 @@ import sklearn
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 from sklearn.datasets import make_classification
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import accuracy_score, log_loss, make_scorer, r2_score
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from nbnet import MLPClassifier, MLPRegressor
 from nbnet.estimators.presets import TABULAR, TABULAR_REGRESSION
+from tests.helpers import fit
 
 rng = np.random.default_rng(0)
 X = rng.normal(size=(18, 3))
@@ -31,13 +30,6 @@ BOTH = [(MLPClassifier, Y), (MLPRegressor, Z)]
 
 def tiny(cls=MLPClassifier, **changes):
     return cls(**{**TINY, **changes})
-
-
-def fit(estimator, *args, **kwargs):
-    """Fit; reaching max_iter is no news here."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        return estimator.fit(*args, **kwargs)
 
 
 # -------------------------------------------------------------------------------- parameters as two arrays

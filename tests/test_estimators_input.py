@@ -9,11 +9,12 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 from sklearn import neural_network as peer
-from sklearn.exceptions import ConvergenceWarning, DataConversionWarning, NotFittedError
+from sklearn.exceptions import DataConversionWarning, NotFittedError
 from sklearn.utils._param_validation import InvalidParameterError
 
 import nbnet
 from nbnet import MLPClassifier, MLPRegressor
+from tests.helpers import fit
 
 X = np.random.default_rng(0).normal(size=(12, 3))
 Y = np.arange(12) % 2
@@ -24,13 +25,6 @@ BOTH = [MLPClassifier, MLPRegressor]
 
 def tiny(cls=MLPClassifier, **changes):
     return cls(**{**TINY, **changes})
-
-
-def fit(estimator, *args, **kwargs):
-    """Fit; reaching max_iter is no news here."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        return estimator.fit(*args, **kwargs)
 
 
 def same_error(call, ours, theirs):
@@ -364,3 +358,11 @@ def test_lazy_names():
     assert set(nbnet.__all__) <= set(dir(nbnet))
     with pytest.raises(AttributeError, match="has no attribute 'MLPTransformer'"):
         nbnet.MLPTransformer  # noqa: B018
+
+
+@pytest.mark.parametrize("cls", [MLPClassifier, MLPRegressor])
+def test_no_jobs_at_all(cls):
+    """0 has no meaning, as in joblib; negative numbers count from the number of cores."""
+    with pytest.raises(ValueError, match=r"The 'n_jobs' parameter .* Got 0 instead"):
+        tiny(cls, n_jobs=0).fit(X, Y)
+    fit(tiny(cls, n_jobs=-1), X, Y)

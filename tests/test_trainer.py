@@ -10,6 +10,7 @@ from sklearn.exceptions import ConvergenceWarning
 from nbnet import MLPClassifier, MLPRegressor, trainer
 from nbnet.progress import EpochRecord, Progress
 from nbnet.schedules import LEARNING_RATES, LearningRate, cosine, ends_at_max_iter, linear, one_cycle
+from tests.helpers import fit
 
 rng = np.random.default_rng(0)
 X = rng.normal(size=(20, 3))
@@ -20,13 +21,6 @@ TINY = {"hidden_layer_sizes": (3,), "max_iter": 3, "random_state": 0, "batch_siz
 
 def tiny(cls=MLPClassifier, **changes):
     return cls(**{**TINY, **changes})
-
-
-def fit(estimator, *args, **kwargs):
-    """Fit; reaching max_iter is no news here."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        return estimator.fit(*args, **kwargs)
 
 
 # -------------------------------------------------------------------------------- learning rates

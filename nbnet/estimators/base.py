@@ -88,7 +88,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
         "max_grad_norm": [Interval(Real, 0, None, closed="neither"), None],
         "scoring": [StrOptions({*get_scorer_names(), "loss"}), callable, None],
         "dtype": [StrOptions({"float32", "float64"}), None],
-        "n_jobs": [Integral, None],
+        "n_jobs": [Interval(Integral, None, -1, closed="right"), Interval(Integral, 1, None, closed="left"), None],
         "device": [StrOptions(set(trainer.DEVICES))],
     }
 
