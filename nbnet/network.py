@@ -56,6 +56,7 @@ class Optimizer(IntEnum):
     SGD = 0
     ADAM = 1
     ADAMW = 2
+    ADAGRAD = 3
 
 
 ACTIVATION_CODES = {member.name.lower(): member for member in Activation}

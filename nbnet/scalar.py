@@ -402,3 +402,13 @@ def adam(w, g, mean, square, rate, decay, gap_1, gap_2, epsilon):
     mean = fma(g - mean, gap_1, mean)
     square = fma(g * g - square, gap_2, square)
     return w - w * decay - mean * rate / (square_root(square) + epsilon), mean, square
+
+
+@elementwise
+def adagrad(w, g, square, rate):
+    """square <- square + g**2; w <- w - rate g / sqrt(square). The sum of squares must not start at zero.
+
+    Source: Duchi, Hazan, Singer, Adaptive subgradient methods, JMLR 2011, section 1.1 (diagonal matrices).
+    """
+    square = fma(g, g, square)
+    return w - g * rate / square_root(square), square

@@ -79,9 +79,10 @@ def softmax(z):
 
 
 def softmax_cross_entropy(z, labels, smoothing=0.0):
-    """Loss of each row, and its gradient by z."""
+    """Loss of each row, and its gradient by z; `labels`: one a row, or an indicator matrix whose ones share the row."""
     n_classes = z.shape[1]
-    t = np.eye(n_classes)[labels] * (1 - smoothing) + smoothing / n_classes
+    one_hot = np.eye(n_classes)[labels] if np.ndim(labels) == 1 else labels / labels.sum(axis=1, keepdims=True)
+    t = one_hot * (1 - smoothing) + smoothing / n_classes
     return -(t * np.log(softmax(z))).sum(axis=1), softmax(z) - t
 
 
@@ -166,3 +167,8 @@ def adam_step(w, g, mean, square, t, rate, beta_1, beta_2, epsilon, decay=0.0):
     square = beta_2 * square + (1 - beta_2) * g**2
     corrected = rate * np.sqrt(1 - beta_2**t) / (1 - beta_1**t)
     return w - corrected * mean / (np.sqrt(square) + epsilon) - decay * w, mean, square
+
+
+def adagrad_step(w, g, square, rate):
+    square = square + g**2
+    return w - rate * g / np.sqrt(square), square

@@ -72,10 +72,37 @@ def test_elementwise_losses(loss, n_rows, n_outputs, dtype, smoothing):
     np.testing.assert_allclose(grad, expected, rtol=tolerance, atol=tolerance)
 
 
+@DTYPES
+@SIZES
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("loss", [Loss.SOFTMAX_CROSS_ENTROPY, Loss.SIGMOID_CROSS_ENTROPY])
+def test_lists_of_labels(loss, n_rows, n_outputs, dtype, smoothing):
+    rng = np.random.default_rng(0)
+    z = rng.normal(scale=3, size=(n_rows, n_outputs)).astype(dtype)
+    indicator = rng.random((40, n_outputs)) < 0.3
+    indicator[np.arange(40), rng.integers(0, n_outputs, 40)] = True
+    labels, weights = np.nonzero(indicator)[1], rng.random(40)
+    starts = np.append(0, np.cumsum(indicator.sum(axis=1)))
+    order = rng.permutation(40)[:n_rows]
+    targets = as_targets(labels, None, weights, n_outputs, dtype, starts)
+    values, grad = run(loss, z, targets, order, 0.5, smoothing)
+    exact = z.astype(float)
+    if loss == Loss.SOFTMAX_CROSS_ENTROPY:
+        expected, expected_grad = reference.softmax_cross_entropy(exact, indicator[order].astype(float), smoothing)
+    else:
+        value, slope = reference.LOSSES["sigmoid_cross_entropy"]
+        goal = indicator[order] * (1 - smoothing) + smoothing / 2
+        expected, expected_grad = value(exact, goal, 0).sum(axis=1), slope(exact, goal, 0)
+    tolerance = 1e-5 if dtype == np.float32 else 1e-13
+    np.testing.assert_allclose(values, expected, rtol=tolerance, atol=tolerance)
+    np.testing.assert_allclose(grad, expected_grad * 0.5 * targets.weights[order, None], atol=tolerance)
+
+
 @pytest.mark.parametrize("loss", list(Loss))
 def test_huge_outputs_stay_finite(loss):
     z = np.array([[1e4, -1e4], [-1e4, 1e4]], np.float32)
-    targets = as_targets([0, 0], np.ones((2, 2)), np.ones(2), 2, np.float32)
+    labels = [0, 0] if loss == Loss.SOFTMAX_CROSS_ENTROPY else None
+    targets = as_targets(labels, np.ones((2, 2)), np.ones(2), 2, np.float32)
     values, grad = run(loss, z, targets, np.arange(2), 1.0, 0.0)
     assert np.isfinite(values).all() and np.isfinite(grad).all()
 

@@ -30,11 +30,20 @@ def softmax_row(z, z_start, p, p_start, n_classes):
     return largest, tile_sum(total)
 
 
+@cpu_inline
+def labels_of(targets, row):
+    """Where the labels of a row stand: positions [start, stop) in `targets.labels`."""
+    if targets.label_starts.size > 0:
+        return targets.label_starts[row], targets.label_starts[row + 1]
+    return row, row + 1
+
+
 @cpu_kernel
 def softmax_cross_entropy(z, targets, order, scale, smoothing, grad_z, record, i_range):
     """Loss -sum over j of t[j] log(softmax(z)[j]) and its gradient weight * scale * (softmax(z) - t).
 
-    t is ``1 - smoothing`` at the label plus ``smoothing / n_classes`` everywhere (Szegedy et al. 2016, section 7).
+    t is ``1 - smoothing`` at the label, or shared out evenly among the row's labels, plus ``smoothing / n_classes``
+    everywhere (Szegedy et al. 2016, section 7).
 
     Parameters
     ----------
@@ -55,7 +64,8 @@ def softmax_cross_entropy(z, targets, order, scale, smoothing, grad_z, record, i
         z_start, g_start = z.start + i * z.stride, grad_z.start + i * grad_z.stride
         largest, total = softmax_row(z.data, z_start, grad_z.data, g_start, n_classes)
         weight = targets.weights[order[i]] * scale
-        label = targets.labels[order[i]]
+        first, last = labels_of(targets, order[i])
+        share = (1.0 - smoothing) / max(last - first, 1)
         factor, shift = weight / total, weight * smoothing / n_classes
         z_sum = tile_zeros(row_shape, z.data)
         for j in range(0, n_classes, width):
@@ -66,10 +76,40 @@ def softmax_cross_entropy(z, targets, order, scale, smoothing, grad_z, record, i
             else:
                 p = p * factor
             tile_store(p, grad_z.data, g_start + j, 0)
-        grad_z.data[g_start + label] -= weight * (1.0 - smoothing)
-        mean = tile_sum(z_sum) / n_classes
+        gap = largest - smoothing * (tile_sum(z_sum) / n_classes)
+        for p in range(first, last):
+            label = targets.labels[p]
+            grad_z.data[g_start + label] -= weight * share
+            gap -= share * z.data[z_start + label]
         record.sums[i] = total
-        record.gaps[i] = largest - (1.0 - smoothing) * z.data[z_start + label] - smoothing * mean
+        record.gaps[i] = gap
+
+
+@cpu_kernel
+def one_vs_all(z, targets, order, scale, smoothing, grad_z, record, i_range):
+    """Loss sum over j of softplus(z[j]) - t[j] z[j] and its gradient weight * scale * (logistic(z) - t).
+
+    The sigmoid cross-entropy of every class, for rows that have a few labels of many: t is ``1 - smoothing`` at each
+    label plus ``smoothing / 2`` everywhere. Arguments as for `softmax_cross_entropy`.
+    """
+    n_classes, row_shape, width = targets.n_outputs, shape(1, 1), lanes(z.data)
+    for i in range(i_range[0], i_range[1]):
+        z_start, g_start = z.start + i * z.stride, grad_z.start + i * grad_z.stride
+        weight = targets.weights[order[i]] * scale
+        total = tile_zeros(row_shape, z.data)
+        for j in range(0, n_classes, width):
+            output = tile_load(row_shape, z.data, z_start + j, 0)
+            value = scalar.loss_value(Loss.SIGMOID_CROSS_ENTROPY, output, 0.5 * smoothing, 0.0)
+            slope = scalar.loss_slope(Loss.SIGMOID_CROSS_ENTROPY, output, 0.5 * smoothing, 0.0)
+            total = total + lanes_below(value, n_classes - j, 0.0)
+            tile_store(lanes_below(slope * weight, n_classes - j, 0.0), grad_z.data, g_start + j, 0)
+        loss = tile_sum(total)
+        first, last = labels_of(targets, order[i])
+        for p in range(first, last):
+            label = targets.labels[p]
+            grad_z.data[g_start + label] -= weight * (1.0 - smoothing)
+            loss -= (1.0 - smoothing) * z.data[z_start + label]
+        record.gaps[i] = loss
 
 
 @cpu_kernel
@@ -111,6 +151,8 @@ def apply_loss(z, targets, order, scale, rule, grad_z, record, i_range):
     """The loss of `rule` for rows [i_range[0], i_range[1]) of a batch."""
     if rule.loss == Loss.SOFTMAX_CROSS_ENTROPY:
         softmax_cross_entropy(z, targets, order, scale, rule.label_smoothing, grad_z, record, i_range)
+    elif targets.labels.size > 0:
+        one_vs_all(z, targets, order, scale, rule.label_smoothing, grad_z, record, i_range)
     else:
         elementwise_loss(z, targets, order, scale, rule, grad_z, record, i_range)
 

@@ -44,6 +44,21 @@ def adam_step(params, grads, moments, start, stop, step, rule):
     return tile_sum(squares)
 
 
+@cpu_kernel
+def adagrad_step(params, grads, moments, start, stop, step, rule):
+    """Adagrad on params[start:stop]; returns the sum of their squares before. See `optimizer_step`."""
+    row = shape(1, 1)
+    squares = tile_zeros(row, params)
+    for i in range(start, stop, lanes(params)):
+        w = tile_load(row, params, i, 0)
+        squares = scalar.fma(w, w, squares)
+        g = scalar.fma(w, step.l2, tile_load(row, grads, i, 0) * step.clip)
+        w, square = scalar.adagrad(w, g, tile_load(row, moments, i, 0), step.rate)
+        tile_store(w, params, i, 0)
+        tile_store(square, moments, i, 0)
+    return tile_sum(squares)
+
+
 @cpu_inline
 def optimizer_step(params, grads, moments, start, stop, step, rule):
     """One update of params[start:stop]; returns the sum of their squares before it.
@@ -52,7 +67,8 @@ def optimizer_step(params, grads, moments, start, stop, step, rule):
     ----------
     params, grads : (n_params,)
     moments : (2 n_params,)
-        SGD: the velocity, then nothing. Adam: the mean, then the mean square.
+        SGD: the velocity, then nothing. Adam: the mean, then the mean square. Adagrad: the sum of squares, then
+        nothing.
     start, stop : int
         Multiples of 16.
     step : StepSize
@@ -62,6 +78,8 @@ def optimizer_step(params, grads, moments, start, stop, step, rule):
     """
     if rule.optimizer == Optimizer.SGD:
         return sgd_step(params, grads, moments, start, stop, step, rule)
+    if rule.optimizer == Optimizer.ADAGRAD:
+        return adagrad_step(params, grads, moments, start, stop, step, rule)
     return adam_step(params, grads, moments, start, stop, step, rule)
 
 

@@ -12,12 +12,13 @@ from ..network import Loss, Network, Optimizer, aligned_zeros, round_up, weight_
 from . import walk
 from .dense import GRADIENT_ROWS, PACKED_COLUMNS
 from .simd import TILE_ROWS
-from .walk import Model, Plan, Record, Rows, Rule, Targets, Workspace
+from .walk import Batch, Data, LossRecord, Model, Plan, Rows, Rule, Targets, Workspace
 from .workers import Workers, choose_n_workers
 
 FLOP_A_CALL = 4e9  # a kernel returns to Python about every 0.1 s, so that Ctrl-C is heard
 UPDATE_FLOP = 50.0  # what updating one parameter is worth: an update waits for memory
 FULL_ROWS = 1024  # rows at a time in `Session.loss_and_gradient`
+ADAGRAD_START = 1e-3  # the sum of squares before the first step; from zero, the first steps are as long as the rate
 PIECES = 64  # elements of a worker's scratch: two vectors of the widest
 
 
@@ -59,14 +60,17 @@ def _read_only(array: np.ndarray) -> np.ndarray:
     return view
 
 
-def as_targets(labels, values, weights, n_outputs: int, dtype) -> Targets:
-    """Canonical arrays: `labels` int32 or None, `values` of `dtype` or None, `weights` of `dtype`."""
+def as_targets(labels, values, weights, n_outputs: int, dtype, label_starts=None) -> Targets:
+    """Canonical arrays: `labels` int32 or None, `values` of `dtype` or None, `weights` of `dtype`; see `Targets`."""
     if labels is None:
         labels = np.empty(0, np.int32)
     if values is None:
         values = np.empty((0, 0), dtype)
+    if label_starts is None:
+        label_starts = np.empty(0, np.int64)
     return Targets(
         np.ascontiguousarray(labels, np.int32),
+        np.ascontiguousarray(label_starts, np.int64),
         np.ascontiguousarray(values, dtype),
         np.ascontiguousarray(weights, dtype),
         int(n_outputs),
@@ -137,6 +141,8 @@ class Session:
         self.alpha = float(alpha)
         self.beta_1, self.beta_2 = float(beta_1), float(beta_2)
         self.moments = aligned_zeros(2 * self.network.n_params, self.params.dtype)
+        if self.optimizer == Optimizer.ADAGRAD:
+            self.moments[: self.network.n_params] = ADAGRAD_START
         self.n_workers = choose_n_workers(self.n_jobs, 3.0 * self._flop_a_row * batch_size)
         self._grads = aligned_zeros(self.network.n_params, self.params.dtype)
         self._work = self._workspace(batch_size, self.n_workers)
@@ -179,12 +185,11 @@ class Session:
         scales = np.divide(1.0, weight_sums, out=np.zeros_like(weight_sums), where=weight_sums > 0)
         steps = step0 + 1.0 + np.arange(starts.size)
         rates = np.asarray(rates, np.float64)
-        if self.optimizer != Optimizer.SGD:
+        if self.optimizer in (Optimizer.ADAM, Optimizer.ADAMW):
             rates = rates * np.sqrt(1.0 - self.beta_2**steps) / (1.0 - self.beta_1**steps)
         alpha = 0.0 if self.optimizer == Optimizer.ADAMW else self.alpha
         decays = np.ascontiguousarray(decays, np.float64)
-        penalties = np.zeros(starts.size)
-        record = self._record(order.size)
+        record = self._record(order.size, starts.size)
         model = Model(self.network.layers, self.params, self._grads, self.moments)
         flop_a_step = 3.0 * self._flop_a_row * self.batch_size + UPDATE_FLOP * self.network.n_params
         chunk = max(1, int(FLOP_A_CALL / flop_a_step))
@@ -192,9 +197,9 @@ class Session:
             for first in range(0, starts.size, chunk):
                 last = min(first + chunk, starts.size)
                 plan = Plan(order, rates, alpha * scales, decays, scales, self.batch_size, first, last, step0)
-                workers.run(walk.train_epoch, model, rows, targets, self._work, plan, self._rule, record, penalties)
+                workers.run(walk.train_epoch, model, Data(rows, targets), self._work, plan, self._rule, record)
         losses = self._row_losses(record, targets, order) * ordered_weights
-        batch_losses = np.add.reduceat(losses, starts) * scales + 0.5 * alpha * penalties * scales
+        batch_losses = np.add.reduceat(losses, starts) * scales + 0.5 * alpha * record.penalties * scales
         return EpochResult(float(np.sum(batch_losses * sizes) / order.size))
 
     def loss_and_gradient(self, rows: Rows, targets: Targets, alpha: float) -> tuple[float, np.ndarray]:
@@ -210,9 +215,8 @@ class Session:
         record, order = self._record(n), np.arange(n)
         model = Model(self.network.layers, self.params, grads, self._none)
         with Workers(self._full_workers) as workers:
-            workers.run(
-                walk.full_gradient, model, rows, targets, self._full_work, scale, self._make_rule(), record, order
-            )
+            everything, data = Batch(order, scale), Data(rows, targets)
+            workers.run(walk.full_gradient, model, data, self._full_work, everything, self._make_rule(), record)
         loss = float(np.sum(self._row_losses(record, targets, order) * targets.weights, dtype=np.float64)) * scale
         for row in self.network.layers:
             weight = weight_of(self.params, row)
@@ -231,7 +235,7 @@ class Session:
         with Workers(n_workers) as workers:
             work = self._predict_workspace(n, n_workers, with_slopes=True)
             orders = np.zeros((n_workers, walk.PREDICT_ROWS), np.int64)
-            workers.run(walk.evaluate, model, rows, targets, work, orders, self._make_rule(), record)
+            workers.run(walk.evaluate, model, Data(rows, targets), work, orders, self._make_rule(), record)
         losses = self._row_losses(record, targets, slice(None)).astype(np.float64)
         return float(np.average(losses, weights=targets.weights))
 
@@ -258,6 +262,7 @@ class Session:
         n_blocks = int(np.sum(-(-network.layers["n_in"] // TILE_ROWS))) + network.layers.size
         return Workspace(
             inputs=aligned_zeros(capacity * int(network.layers["in_stride"][0]), dtype),
+            input_slopes=self._none,
             outputs=aligned_zeros(capacity * network.output_width, dtype),
             slopes=aligned_zeros(capacity * network.output_width, dtype),
             none=self._none,
@@ -278,6 +283,7 @@ class Session:
 
         return Workspace(
             inputs=rows_of_workers(int(network.layers["in_stride"][0])),
+            input_slopes=self._none,
             outputs=rows_of_workers(network.output_width),
             slopes=rows_of_workers(network.output_width if with_slopes else 0),
             none=self._none,
@@ -288,9 +294,9 @@ class Session:
             capacity=capacity,
         )
 
-    def _record(self, n_rows: int) -> Record:
+    def _record(self, n_rows: int, n_steps: int = 0) -> LossRecord:
         dtype = self.params.dtype
-        return Record(np.ones(n_rows, dtype), np.zeros(n_rows, dtype), np.zeros(0, dtype))
+        return LossRecord(np.ones(n_rows, dtype), np.zeros(n_rows, dtype), np.zeros(n_steps))
 
     def _make_rule(self, **changes) -> Rule:
         rule = Rule(
@@ -308,7 +314,7 @@ class Session:
         )
         return rule._replace(**changes)
 
-    def _row_losses(self, record: Record, targets: Targets, order) -> np.ndarray:
+    def _row_losses(self, record: LossRecord, targets: Targets, order) -> np.ndarray:
         """Loss of each row; order picks the rows of `targets` that `record` is about.
 
         As in scikit-learn, the squared error is averaged over outputs, and Poisson's loss is zero where the

@@ -46,13 +46,22 @@ class Rows(NamedTuple):
 
 
 class Targets(NamedTuple):
-    """What to learn. `labels` (n,) int32 for the softmax, else empty; `values` (n, n_outputs) for the other losses,
-    else empty; `weights` (n,)."""
+    """What to learn: class numbers `labels`, int32, or for the losses on numbers `values` (n, n_outputs); the other one
+    is empty. With `label_starts` (n + 1,) row r has any number of labels, ``labels[label_starts[r] : label_starts[r +
+    1]]``; without (empty) it has one. `weights` (n,)."""
 
     labels: np.ndarray
+    label_starts: np.ndarray
     values: np.ndarray
     weights: np.ndarray
     n_outputs: int
+
+
+class Data(NamedTuple):
+    """Rows and what to learn from them."""
+
+    rows: Rows
+    targets: Targets
 
 
 class Model(NamedTuple):
@@ -68,6 +77,7 @@ class Workspace(NamedTuple):
     """Memory for `capacity` rows: `outputs` and `slopes` hold layer l's rows from ``output_start * capacity`` on."""
 
     inputs: np.ndarray
+    input_slopes: np.ndarray  # as `slopes`, for the inputs: where layers of another kind lie below; else no elements
     outputs: np.ndarray
     slopes: np.ndarray  # first the activations' slopes, then the gradients in their place
     none: np.ndarray  # no elements: stands for slopes that nobody wants
@@ -117,12 +127,28 @@ class Plan(NamedTuple):
     step: int  # number of the epoch's first step
 
 
+class Batch(NamedTuple):
+    """Row numbers of a step, and the factor of its gradients."""
+
+    order: np.ndarray
+    scale: float
+
+
 class Record(NamedTuple):
     """What a batch's loss leaves: see `losses`."""
 
     sums: np.ndarray
     gaps: np.ndarray
     pieces: np.ndarray
+
+
+class LossRecord(NamedTuple):
+    """What an epoch leaves: ``sums[p]`` and ``gaps[p]`` of the row at position p of the order, and the sum of squares of
+    all weights before each step."""
+
+    sums: np.ndarray
+    gaps: np.ndarray
+    penalties: np.ndarray
 
 
 class Mode(NamedTuple):
@@ -140,6 +166,13 @@ def output_of(layer, data, capacity):
 
 
 @cpu_inline
+def read_inputs(model, rows, order, work, i_start, i_stop):
+    """Dense rows [i_start, i_stop) of a batch into the workspace; CSR rows are read where they lie."""
+    if rows.indptr.size == 0:
+        gather(rows, order, i_start, i_stop, Matrix(work.inputs, 0, model.layers[0]["in_stride"]))
+
+
+@cpu_inline
 def forward(model, rows, order, work, mode, i_start, i_stop):
     """Rows [i_start, i_stop) of a batch through all layers; the last one's slopes are never wanted."""
     n_layers, slopes = model.layers.size, mode.slopes
@@ -152,7 +185,6 @@ def forward(model, rows, order, work, mode, i_start, i_stop):
         else:
             if number == 0:
                 x = Matrix(work.inputs, 0, layer["in_stride"])
-                gather(rows, order, i_start, i_stop, x)
             else:
                 x = output_of(model.layers[number - 1], work.outputs, work.capacity)
             dense_forward(x, model.params, layer, y, wanted, i_start, i_stop)
@@ -161,12 +193,30 @@ def forward(model, rows, order, work, mode, i_start, i_stop):
 
 
 @cpu_inline
+def first_transposed(work):
+    """Number of the first layer through which gradients go back."""
+    return 0 if work.input_slopes.size > 0 else 1
+
+
+@cpu_inline
+def transpose_weights(model, work, team):
+    """This worker's share of all transposed weights that `backward` reads."""
+    for number in range(first_transposed(work), model.layers.size):
+        transpose_weight(model.params, model.layers[number], work.transposed, team)
+
+
+@cpu_inline
 def backward(model, work, i_start, i_stop):
-    """From the gradient of the last layer's output to that of every layer's affine map, rows [i_start, i_stop)."""
-    for number in range(model.layers.size - 1, 0, -1):
-        grad_y = output_of(model.layers[number], work.slopes, work.capacity)
-        grad_x = output_of(model.layers[number - 1], work.slopes, work.capacity)
-        dense_backward(grad_y, work.transposed, model.layers[number], grad_x, i_start, i_stop)
+    """From the gradient of the last layer's output to that of every layer's affine map, and of the inputs where they
+    have slopes; rows [i_start, i_stop)."""
+    for number in range(model.layers.size - 1, first_transposed(work) - 1, -1):
+        layer = model.layers[number]
+        grad_y = output_of(layer, work.slopes, work.capacity)
+        if number == 0:
+            grad_x = Matrix(work.input_slopes, 0, layer["in_stride"])
+        else:
+            grad_x = output_of(model.layers[number - 1], work.slopes, work.capacity)
+        dense_backward(grad_y, work.transposed, layer, grad_x, i_start, i_stop)
 
 
 @cpu_inline
@@ -197,18 +247,24 @@ def gradients(model, rows, order, work, accumulate, team):
 
 
 @cpu_inline
-def backpropagate(model, rows, targets, order, work, scale, rule, mode, record, team):
+def loss_of_rows(model, targets, batch, work, rule, record, i_start, i_stop):
+    """The loss of rows [i_start, i_stop) and the gradient of the last layer's output."""
+    last = model.layers[model.layers.size - 1]
+    z, grad_z = output_of(last, work.outputs, work.capacity), output_of(last, work.slopes, work.capacity)
+    apply_loss(z, targets, batch.order, batch.scale, rule, grad_z, record, (i_start, i_stop))
+
+
+@cpu_inline
+def backpropagate(model, data, batch, work, rule, mode, record, team):
     """Forward, loss and backward of one batch; False if another worker failed.
 
     The rows of the batch belong to one worker from gather to backward, so no layer waits for another worker.
     """
-    i_start, i_stop = share_of(order.size, TILE_ROWS, team)
-    forward(model, rows, order, work, mode, i_start, i_stop)
-    for number in range(1, model.layers.size):
-        transpose_weight(model.params, model.layers[number], work.transposed, team)
-    last = model.layers[model.layers.size - 1]
-    z, grad_z = output_of(last, work.outputs, work.capacity), output_of(last, work.slopes, work.capacity)
-    apply_loss(z, targets, order, scale, rule, grad_z, record, (i_start, i_stop))
+    i_start, i_stop = share_of(batch.order.size, TILE_ROWS, team)
+    read_inputs(model, data.rows, batch.order, work, i_start, i_stop)
+    forward(model, data.rows, batch.order, work, mode, i_start, i_stop)
+    transpose_weights(model, work, team)
+    loss_of_rows(model, data.targets, batch, work, rule, record, i_start, i_stop)
     if not barrier(team):  # the transposed weights are ready
         return False
     backward(model, work, i_start, i_stop)
@@ -286,48 +342,60 @@ def descend(model, rows, order, work, step, rule, team):
     return barrier(team)  # the parameters are ready
 
 
+@cpu_inline
+def batch_of(plan, number):
+    """One step of an epoch: its batch and the positions [start, stop) of its rows in the order."""
+    start = number * plan.batch_size
+    stop = min(start + plan.batch_size, plan.order.size)
+    return Batch(plan.order[start:stop], plan.scales[number]), start, stop
+
+
+@cpu_inline
+def record_of(record, work, start, stop, team):
+    """Where this worker leaves the losses of the rows at positions [start, stop)."""
+    return Record(record.sums[start:stop], record.gaps[start:stop], work.pieces[team.worker])
+
+
 @cpu_kernel
-def train_epoch(model, rows, targets, work, plan, rule, record, penalties, team):
+def train_epoch(model, data, work, plan, rule, record, team):
     """Batches [plan.first, plan.last) of an epoch.
 
     Parameters
     ----------
     model : Model
         `params` and `moments` are updated, `grads` overwritten.
-    record : Record
-        ``sums[p]`` and ``gaps[p]`` of the row at position p of `plan.order`; overwritten.
-    penalties : float64 (n_batches,)
-        Sum of squares of all weights before each step; overwritten.
+    record : LossRecord
+        Overwritten.
     """
     control = flush_subnormals()
-    for batch in range(plan.first, plan.last):
-        start = batch * plan.batch_size
-        stop = min(start + plan.batch_size, plan.order.size)
-        order = plan.order[start:stop]
-        of_batch = Record(record.sums[start:stop], record.gaps[start:stop], work.pieces[team.worker])
-        mode = Mode(work.slopes, rule.seed, np.uint64(plan.step + batch))
-        if not backpropagate(model, rows, targets, order, work, plan.scales[batch], rule, mode, of_batch, team):
+    for number in range(plan.first, plan.last):
+        batch, start, stop = batch_of(plan, number)
+        of_batch = record_of(record, work, start, stop, team)
+        mode = Mode(work.slopes, rule.seed, np.uint64(plan.step + number))
+        if not backpropagate(model, data, batch, work, rule, mode, of_batch, team):
             break
-        step = StepSize(plan.rates[batch], plan.l2[batch], plan.decays[batch], 1.0)
-        if not descend(model, rows, order, work, step, rule, team):
+        step = StepSize(plan.rates[number], plan.l2[number], plan.decays[number], 1.0)
+        if not descend(model, data.rows, batch.order, work, step, rule, team):
             break
         if team.worker == 0:
-            penalties[batch] = work.squares.sum()
+            record.penalties[number] = work.squares.sum()
     restore_subnormals(control)
 
 
 @cpu_kernel
-def full_gradient(model, rows, targets, work, scale, rule, record, order, team):
-    """Gradient of the loss over all rows, `work.capacity` rows at a time; `model.grads` is overwritten."""
+def full_gradient(model, data, work, everything, rule, record, team):
+    """Gradient of the loss over all rows of the batch `everything`, `work.capacity` rows at a time; `model.grads` is
+    overwritten."""
     control = flush_subnormals()
     mode = Mode(work.slopes, rule.seed, np.uint64(0))
+    order = everything.order
     for start in range(0, order.size, work.capacity):
         stop = min(start + work.capacity, order.size)
-        of_block = Record(record.sums[start:stop], record.gaps[start:stop], work.pieces[team.worker])
-        block = order[start:stop]
-        if not backpropagate(model, rows, targets, block, work, scale, rule, mode, of_block, team):
+        of_block = record_of(record, work, start, stop, team)
+        block = Batch(order[start:stop], everything.scale)
+        if not backpropagate(model, data, block, work, rule, mode, of_block, team):
             break
-        gradients(model, rows, block, work, start > 0, team)
+        gradients(model, data.rows, block.order, work, start > 0, team)
         if not barrier(team):
             break
     restore_subnormals(control)
@@ -338,6 +406,7 @@ def worker_space(work, worker):
     """One worker's own part of a workspace whose arrays have a row a worker."""
     return Workspace(
         work.inputs[worker],
+        work.none,
         work.outputs[worker],
         work.slopes[worker],
         work.none,
@@ -372,26 +441,26 @@ def predict(model, rows, work, orders, loss, out, team):
         n = min(PREDICT_ROWS, end - start)
         for i in range(n):
             order[i] = start + i
+        read_inputs(model, rows, order, own, 0, n)
         forward(model, rows, order, own, mode, 0, n)
         apply_inverse_link(output_of(last, own.outputs, own.capacity), loss, last["n_out"], out, start, n)
     restore_subnormals(control)
 
 
 @cpu_kernel
-def evaluate(model, rows, targets, work, orders, rule, record, team):
+def evaluate(model, data, work, orders, rule, record, team):
     """The loss of all rows without dropout, left in `record`; the workspace is as for `predict`."""
     control = flush_subnormals()
     own = worker_space(work, team.worker)
     mode = Mode(work.none, np.uint64(0), np.uint64(0))
-    last = model.layers[model.layers.size - 1]
     order = orders[team.worker]
-    first, end = share_of(rows.n_rows, TILE_ROWS, team)
+    first, end = share_of(data.rows.n_rows, TILE_ROWS, team)
     for start in range(first, end, PREDICT_ROWS):
         n = min(PREDICT_ROWS, end - start)
         for i in range(n):
             order[i] = start + i
-        forward(model, rows, order, own, mode, 0, n)
-        z, scratch = output_of(last, own.outputs, own.capacity), output_of(last, own.slopes, own.capacity)
-        of_block = Record(record.sums[start : start + n], record.gaps[start : start + n], work.pieces[team.worker])
-        apply_loss(z, targets, order, 1.0, rule, scratch, of_block, (0, n))
+        read_inputs(model, data.rows, order, own, 0, n)
+        forward(model, data.rows, order, own, mode, 0, n)
+        of_block = record_of(record, work, start, start + n, team)
+        loss_of_rows(model, data.targets, Batch(order, 1.0), own, rule, of_block, 0, n)
     restore_subnormals(control)
