@@ -9,10 +9,20 @@ _PUBLIC = {
     "MLPClassifier": "nbnet.estimators.mlp",
     "MLPRegressor": "nbnet.estimators.mlp",
     "HistoryDisplay": "nbnet.plotting",
+    "ImagePreprocessor": "nbnet.images",
+    "load_images": "nbnet.images",
     "datasets": None,
 }
 
-__all__ = ["HistoryDisplay", "MLPClassifier", "MLPRegressor", "__version__", "datasets"]
+__all__ = [
+    "HistoryDisplay",
+    "ImagePreprocessor",
+    "MLPClassifier",
+    "MLPRegressor",
+    "__version__",
+    "datasets",
+    "load_images",
+]
 
 
 def __getattr__(name: str):

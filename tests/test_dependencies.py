@@ -21,13 +21,14 @@ MAY_IMPORT = {
     "lbfgs": {"network", "progress", "schedules", "trainer"},
     "trainer": {"cpu", "network", "progress", "random", "schedules"},
     "estimators": {"lbfgs", "network", "progress", "random", "schedules", "trainer"},
+    "images": {"cpu", "random"},
     "plotting": set(),
     "datasets": set(),
     "__init__": set(),
     "__main__": {"__init__", "cpu", "datasets", "estimators", "jit"},
 }
 RUN_TIME = {"joblib", "llvmlite", "numba", "numpy", "scipy", "sklearn", "threadpoolctl"}
-OPTIONAL = {"datasets": {"pandas"}, "plotting": {"matplotlib"}}
+OPTIONAL = {"datasets": {"pandas"}, "images": {"PIL"}, "plotting": {"matplotlib"}}
 MODULES = sorted(str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py"))
 
 

@@ -89,6 +89,16 @@ def _move(x, y, shape, change, black):
 
 
 @cpu_inline
+def _neighbors(position, n):
+    """The two pixels around a position on an axis of n, and their weights: zero beside the image."""
+    low = math.floor(position)
+    share = position - low
+    low_weight = 1.0 - share if 0 <= low < n else 0.0
+    high_weight = share if 0 <= low + 1 < n else 0.0
+    return min(max(low, 0), n - 1), min(max(low + 1, 0), n - 1), low_weight, high_weight
+
+
+@cpu_inline
 def _turn(x, y, shape, change, black):
     """Flip, rotate about the center and shift: bilinear between the four source pixels around; zero outside."""
     height, width, channels = shape
@@ -96,23 +106,23 @@ def _turn(x, y, shape, change, black):
     middle_h, middle_w = 0.5 * (height - 1), 0.5 * (width - 1)
     for h in range(height):
         for w in range(width):
-            down, right = h - change.shift_down - middle_h, w - change.shift_right - middle_w
-            from_h, from_w = middle_h + cosine * down + sine * right, middle_w - sine * down + cosine * right
+            below, beside = h - change.shift_down - middle_h, w - change.shift_right - middle_w
+            from_h, from_w = middle_h + cosine * below + sine * beside, middle_w - sine * below + cosine * beside
             if change.flip_vertical:
                 from_h = height - 1 - from_h
             if change.flip_horizontal:
                 from_w = width - 1 - from_w
-            top, left = math.floor(from_h), math.floor(from_w)
-            p = (h * width + w) * channels
+            top, bottom, top_weight, bottom_weight = _neighbors(from_h, height)
+            left, right, left_weight, right_weight = _neighbors(from_w, width)
+            inside = (top_weight + bottom_weight) * (left_weight + right_weight)
+            p, top, bottom = (h * width + w) * channels, top * width, bottom * width
             for c in range(channels):
-                y[p + c] = 0.0
-            for source_h in range(max(top, 0), min(top + 2, height)):
-                for source_w in range(max(left, 0), min(left + 2, width)):
-                    weight = (1.0 - abs(from_h - source_h)) * (1.0 - abs(from_w - source_w))
-                    q = (source_h * width + source_w) * channels
-                    for c in range(channels):
-                        value = x[q + c] * change.brightness + black[c] * (1.0 - change.brightness)
-                        y[p + c] += weight * value
+                value = top_weight * (
+                    left_weight * x[(top + left) * channels + c] + right_weight * x[(top + right) * channels + c]
+                ) + bottom_weight * (
+                    left_weight * x[(bottom + left) * channels + c] + right_weight * x[(bottom + right) * channels + c]
+                )
+                y[p + c] = value * change.brightness + inside * black[c] * (1.0 - change.brightness)
 
 
 @cpu_kernel

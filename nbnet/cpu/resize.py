@@ -64,14 +64,15 @@ def bilinear_taps(n_in: int, n_out: int, start: int, dtype) -> Taps:
 @cpu_inline
 def mix_rows(image, rows, h, first, last, line):
     """``line[p] = sum_t weight[h, t] * image[start[h] + t, p]`` for p in [first, last)."""
+    part = line[first:last]  # indices from 0 on: the compiler sees that none is negative, and uses vectors
     for t in range(rows.count[h]):
-        weight, source = rows.weight[h, t], image[rows.start[h] + t]
+        weight, source = rows.weight[h, t], image[rows.start[h] + t, first:last]
         if t == 0:
-            for p in range(first, last):
-                line[p] = weight * source[p]
+            for p in range(part.size):
+                part[p] = weight * source[p]
         else:
-            for p in range(first, last):
-                line[p] += weight * source[p]
+            for p in range(part.size):
+                part[p] += weight * source[p]
 
 
 @cpu_inline
@@ -79,6 +80,11 @@ def mix_channels(line, first, last):
     """Gray from red, green and blue of pixels [first, last), in place: a pixel's place lies before its colors."""
     for w in range(first, last):
         line[w] = RED * line[3 * w] + GREEN * line[3 * w + 1] + BLUE * line[3 * w + 2]
+
+
+@cpu_inline
+def _output(total, plan, c):
+    return np.rint(total) if plan.rounded else (total - plan.mean[c]) / plan.scale[c]
 
 
 @cpu_inline
@@ -94,10 +100,25 @@ def mix_columns(line, channels, plan, target):
             total = columns.weight[w, 0] * line[p]
             for t in range(1, columns.count[w]):
                 total += columns.weight[w, t] * line[p + t * channels]
-            if plan.rounded:
-                target[w, c] = np.rint(total)
-            else:
-                target[w, c] = (total - plan.mean[c]) / plan.scale[c]
+            target[w, c] = _output(total, plan, c)
+
+
+@cpu_inline
+def mix_color_columns(line, plan, target):
+    """`mix_columns` for three channels on both sides: three sums side by side take a third of the time."""
+    columns = plan.columns
+    for w in range(target.shape[0]):
+        pixels, weight = line[3 * columns.start[w] :], columns.weight[w]
+        red, green, blue = weight[0] * pixels[0], weight[0] * pixels[1], weight[0] * pixels[2]
+        for t in range(1, columns.count[w]):
+            red += weight[t] * pixels[3 * t]
+            green += weight[t] * pixels[3 * t + 1]
+            blue += weight[t] * pixels[3 * t + 2]
+        target[w, 0], target[w, 1], target[w, 2] = (
+            _output(red, plan, 0),
+            _output(green, plan, 1),
+            _output(blue, plan, 2),
+        )
 
 
 @cpu_kernel
@@ -131,5 +152,7 @@ def resize_images(source, plan, lines, target, team):
         if plan.gray:
             mix_channels(line, first, last)
             mix_columns(line, 1, plan, target[i, h])
+        elif plan.channels == 3 and target.shape[3] == 3:
+            mix_color_columns(line, plan, target[i, h])
         else:
             mix_columns(line, plan.channels, plan, target[i, h])
