@@ -1,36 +1,27 @@
-"""Preparing images: cut, resize, convert, normalize, load from files, change at random for training.
-
-Pillow is optional: ``pip install nbnet[images]`` for `load_images`.
-"""
+"""Images of any size in, one array of images of one size out."""
 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from functools import lru_cache
-from numbers import Integral, Real
-from os import PathLike
-from typing import Any, NamedTuple, Self
+from numbers import Integral
+from typing import NamedTuple, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin, _fit_context
-from sklearn.utils._param_validation import Interval, Options, StrOptions, validate_params
+from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
-from .cpu.augment import AugmentRule, augment_rows
-from .cpu.dense import Matrix
-from .cpu.resize import Resampling, area_taps, bilinear_taps, resize_images
-from .cpu.workers import Workers, choose_n_workers
-from .random import draw_seed
+from ..cpu.resize import Resampling, Taps, area_taps, bilinear_taps, resize_images
+from ..cpu.workers import Workers, choose_n_workers
 
 INTERPOLATIONS = {"area": area_taps, "bilinear": bilinear_taps}
 BLOCK_BYTES = 2**24  # of an array of images at a time: what is read of a memory-mapped file at once
-DECODING_FLOP = 1e8  # what reading one file is worth, beside arithmetic
 
-_N_JOBS = [Interval(Integral, None, -1, closed="right"), Interval(Integral, 1, None, closed="left"), None]
-_GEOMETRY = {
+# constraints of parameters that `load_images` has as well
+N_JOBS = [Interval(Integral, None, -1, closed="right"), Interval(Integral, 1, None, closed="left"), None]
+GEOMETRY = {
     "crop": [StrOptions({"center"}), "array-like", None],
     "size": [Interval(Integral, 1, None, closed="left"), "array-like", None],
     "interpolation": [StrOptions(set(INTERPOLATIONS))],
@@ -90,10 +81,10 @@ class ImagePreprocessor(TransformerMixin, BaseEstimator):
     """
 
     _parameter_constraints: dict = {
-        **_GEOMETRY,
+        **GEOMETRY,
         "channels": [Options(Integral, {1, 3}), None],
         "normalize": ["boolean"],
-        "n_jobs": _N_JOBS,
+        "n_jobs": N_JOBS,
     }
 
     def __init__(self, crop=None, size=None, *, interpolation="area", channels=None, normalize=False, n_jobs=None):
@@ -122,7 +113,7 @@ class ImagePreprocessor(TransformerMixin, BaseEstimator):
         """
         images = _as_images(X)
         out_shape = self._common_shape(images)
-        self.mean_, self.scale_ = None, None
+        mean = scale = None
         if self.normalize:
             zero, one = np.zeros(out_shape[2]), np.ones(out_shape[2])
             moments = _Moments(0, zero, zero)
@@ -132,7 +123,8 @@ class ImagePreprocessor(TransformerMixin, BaseEstimator):
                     self._resize(view, position, zero, one, resized, workers)
                     moments = moments.merged(resized.reshape(-1, out_shape[2]))
             deviation = np.sqrt(moments.squares / moments.n)
-            self.mean_, self.scale_ = moments.mean, np.where(deviation > 0, deviation, 1.0)
+            mean, scale = moments.mean, np.where(deviation > 0, deviation, 1.0)
+        self.mean_, self.scale_ = mean, scale
         return self
 
     def transform(self, X) -> np.ndarray:
@@ -298,7 +290,7 @@ def _box(crop, height: int, width: int) -> tuple[int, int, int, int]:
 
 
 @lru_cache(maxsize=256)
-def _taps(interpolation: str, n_in: int, n_out: int, start: int, dtype):
+def _taps(interpolation: str, n_in: int, n_out: int, start: int, dtype) -> Taps:
     return INTERPOLATIONS[interpolation](n_in, n_out, start, dtype)
 
 
@@ -319,219 +311,3 @@ class _Moments(NamedTuple):
         distance = mean - self.mean
         squares = np.square(values - mean).sum(axis=0) + distance**2 * (self.n * len(values) / n)
         return _Moments(n, self.mean + distance * (len(values) / n), self.squares + squares)
-
-
-# ---------------------------------------------------------------- files
-
-
-def import_pillow(caller: str) -> Any:
-    """``PIL.Image`` and ``PIL.ImageOps``.
-
-    Raises
-    ------
-    ImportError
-        One line that says how to install it.
-    """
-    try:
-        from PIL import Image, ImageOps
-    except ImportError:
-        raise ImportError(f"{caller} needs Pillow: pip install nbnet[images]") from None
-    return Image, ImageOps
-
-
-@validate_params(
-    {
-        "paths": ["array-like", Iterable],
-        **_GEOMETRY,
-        "channels": [Options(Integral, {1, 3})],
-        "on_error": [StrOptions({"raise", "skip"})],
-        "verbose": ["verbose"],
-        "n_jobs": _N_JOBS,
-    },
-    prefer_skip_nested_validation=True,
-)
-def load_images(
-    paths, size=None, *, crop=None, channels=3, interpolation="area", on_error="raise", verbose=0, n_jobs=None
-):
-    """Read image files into one array, each cut and resized as it is read.
-
-    Parameters
-    ----------
-    paths : iterable of str or path
-        Files of any format that Pillow reads.
-    size, crop, interpolation
-        See `ImagePreprocessor`. Without `size` all images must have one size after cropping.
-    channels : {1, 3}, default=3
-        Gray or red, green, blue.
-    on_error : {"raise", "skip"}, default="raise"
-        What to do with a file that is missing or broken. "skip" leaves it out and says which files were read.
-    verbose : int, default=0
-        Whether to print how far it is.
-    n_jobs : int or None, default=None
-        Number of threads that read files; None: one a core.
-
-    Returns
-    -------
-    images : uint8 ndarray (n_images, height, width, channels)
-    kept : int64 ndarray (n_images,)
-        Positions in `paths` of the files that were read; only with ``on_error="skip"``.
-
-    Raises
-    ------
-    OSError
-        If a file cannot be read.
-
-    Notes
-    -----
-    The camera's orientation (EXIF) is applied. An alpha channel is dropped, and of an animation the first picture is
-    read. Files with more than 8 bits a channel are errors.
-    """
-    pillow = import_pillow("load_images")
-    if isinstance(paths, (str, bytes, PathLike)):
-        raise ValueError(f"paths={paths!r} is one path: put it in a list")
-    paths = list(paths)
-    if not paths:
-        raise ValueError("paths is empty")
-    preprocessor = ImagePreprocessor(crop, size, interpolation=interpolation, channels=channels, n_jobs=1)
-
-    def read(path) -> np.ndarray | Exception:
-        try:
-            pixels = _decode(path, *pillow)
-        except Exception as error:  # decoders raise what they like on damaged files
-            return error
-        try:
-            return preprocessor.transform([pixels])[0]
-        except ValueError as error:
-            raise ValueError(f"{str(path)!r}: {str(error).removeprefix('image 0: ')}") from None
-
-    images, kept, started = None, [], time.perf_counter()
-    pool = ThreadPoolExecutor(choose_n_workers(n_jobs, DECODING_FLOP * len(paths)), thread_name_prefix="nbnet")
-    try:
-        for position, result in enumerate(pool.map(read, paths)):
-            name = repr(str(paths[position]))
-            if isinstance(result, Exception):
-                if on_error == "raise":
-                    raise OSError(f"cannot read {name}: {result}") from result
-                continue
-            if images is None:
-                images = np.empty((len(paths), *result.shape), np.uint8)
-            if result.shape != images.shape[1:]:
-                raise ValueError(f"{name} is {result.shape}, others are {images.shape[1:]}: set size")
-            images[len(kept)] = result
-            kept.append(position)
-            if verbose and len(kept) * 10 // len(paths) > (len(kept) - 1) * 10 // len(paths):
-                print(f"{len(kept):,} of {len(paths):,} images in {time.perf_counter() - started:.1f} s")
-    finally:
-        pool.shutdown(cancel_futures=True)
-    if on_error == "raise":
-        return images
-    if not kept:
-        raise OSError(f"none of {len(paths)} files can be read; the last: {result}") from result
-    return images[: len(kept)], np.array(kept)
-
-
-def _decode(path, image_module, image_ops) -> np.ndarray:
-    """uint8 (height, width) or (height, width, 3)."""
-    with image_module.open(path) as picture:
-        if picture.mode.startswith(("I", "F")):  # Pillow would cut all values at 255
-            raise ValueError(f"more than 8 bits a channel (mode {picture.mode})")
-        picture = image_ops.exif_transpose(picture)
-        if picture.mode in ("1", "L", "LA"):
-            return np.asarray(picture.convert("L"))
-        if "transparency" in picture.info:
-            picture = picture.convert("RGBA")  # what Pillow warns of otherwise
-        return np.asarray(picture.convert("RGB"))
-
-
-# ---------------------------------------------------------------- random changes
-
-
-class Augmentation(NamedTuple):
-    """Random changes of training images, drawn anew for each image in each epoch.
-
-    Parameters
-    ----------
-    horizontal_flip, vertical_flip : float, default=0
-        Probability that left and right, top and bottom are exchanged.
-    shift : int, default=0
-        Most pixels by which an image moves along each axis; what leaves is cut off.
-    rotation : float, default=0
-        Most degrees by which an image turns about its center, either way.
-    brightness : float, default=0
-        Largest relative change of brightness: 0.2 multiplies by 0.8 to 1.2.
-
-    Notes
-    -----
-    Flips and shifts move values without changing them; a rotation interpolates between the four nearest pixels. What
-    comes from beside the image is zero. All numbers are uniform and come from a counter (see `nbnet.random`) of the
-    seed, the image's number and the epoch.
-    """
-
-    horizontal_flip: float = 0.0
-    vertical_flip: float = 0.0
-    shift: int = 0
-    rotation: float = 0.0
-    brightness: float = 0.0
-
-
-def augment_rule(augmentation: Augmentation, black) -> AugmentRule:
-    """`augmentation`, checked, as `augment_rows` reads it.
-
-    Parameters
-    ----------
-    augmentation : Augmentation
-    black : ndarray (channels,)
-        The value of black in the rows, in their type: zeros, or ``-mean / scale`` of normalized images.
-
-    Raises
-    ------
-    ValueError
-        Names the field and its value.
-    """
-    limits = Augmentation(1.0, 1.0, math.inf, 180.0, 1.0)
-    for name, value, limit in zip(Augmentation._fields, augmentation, limits, strict=True):
-        kind = Integral if name == "shift" else Real
-        if not isinstance(value, kind) or isinstance(value, bool) or not 0 <= value <= limit:
-            number = "an integer" if kind is Integral else "a number"
-            raise ValueError(f"{name}={value!r} of an Augmentation: expected {number} from 0 to {limit:g}")
-    return AugmentRule(
-        float(augmentation.horizontal_flip),
-        float(augmentation.vertical_flip),
-        int(augmentation.shift),
-        math.radians(augmentation.rotation),
-        float(augmentation.brightness),
-        np.ascontiguousarray(black),
-    )
-
-
-def augment_images(images, augmentation: Augmentation, *, random_state=None, epoch: int = 0) -> np.ndarray:
-    """The images as an epoch of training would see them.
-
-    Parameters
-    ----------
-    images : ndarray (n_images, height, width) or (n_images, height, width, n_channels)
-        With 0 as black.
-    augmentation : Augmentation
-    random_state : int, RandomState or None, default=None
-    epoch : int, default=0
-
-    Returns
-    -------
-    changed : float32 ndarray (same shape)
-    """
-    images = np.ascontiguousarray(images, np.float32)
-    if images.ndim not in (3, 4):
-        raise ValueError(f"images has shape {images.shape}: expected (n_images, height, width) and perhaps n_channels")
-    shape = (*images.shape[1:], 1)[:3]
-    changed, size = np.empty_like(images), math.prod(shape)
-    augment_rows(
-        Matrix(images.reshape(-1), 0, size),
-        Matrix(changed.reshape(-1), 0, size),
-        shape,
-        np.arange(len(images)),
-        augment_rule(augmentation, np.zeros(shape[2], np.float32)),
-        np.uint64(draw_seed(random_state)),
-        np.uint64(epoch),
-        (0, len(images)),
-    )
-    return changed
