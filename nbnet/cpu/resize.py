@@ -9,7 +9,7 @@ import numpy as np
 from ..jit import cpu_inline, cpu_kernel
 from .workers import share_of
 
-RED, GREEN, BLUE = np.float32(0.299), np.float32(0.587), np.float32(0.114)  # luma of ITU-R BT.601
+RED, GREEN, BLUE = 0.299, 0.587, 0.114  # luma of ITU-R BT.601
 
 
 class Taps(NamedTuple):

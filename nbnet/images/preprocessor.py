@@ -123,7 +123,8 @@ class ImagePreprocessor(TransformerMixin, BaseEstimator):
                     self._resize(view, position, zero, one, resized, workers)
                     moments = moments.merged(resized.reshape(-1, out_shape[2]))
             deviation = np.sqrt(moments.squares / moments.n)
-            mean, scale = moments.mean, np.where(deviation > 0, deviation, 1.0)
+            # a constant channel's deviation is what rounding leaves
+            mean, scale = moments.mean, np.where(deviation > 1e-6 * np.abs(moments.mean), deviation, 1.0)
         self.mean_, self.scale_ = mean, scale
         return self
 
@@ -184,8 +185,7 @@ class ImagePreprocessor(TransformerMixin, BaseEstimator):
     def _resize(self, view, position, mean, scale, target, workers: Workers) -> None:
         """Fills `target` with the images of `view`, the first of which has number `position` in X."""
         n, height, width, channels = view.shape
-        source_dtype = view.dtype if view.dtype in (np.uint8, np.float32) else np.dtype(np.float64)
-        source = np.require(view, source_dtype.newbyteorder("="), ["C", "A"]).reshape(n, height, width * channels)
+        source = np.require(view, _dtype_read(view), ["C", "A"]).reshape(n, height, width * channels)
         source.flags.writeable = False  # one compiled kernel, for what is mapped read-only as well
         if source.dtype.kind == "f" and not np.isfinite(source.sum(dtype=np.float64)):
             finite = np.isfinite(source).all(axis=(1, 2))
@@ -262,8 +262,13 @@ def _as_images(X) -> _Images:
             raise ValueError(f"{name} is empty: {view.shape[1]} x {view.shape[2]} pixels, {view.shape[3]} channels")
         if view.dtype.kind not in "buif":
             raise ValueError(f"{name} has dtype {view.dtype}: images are numbers")
-    dtypes = {view.dtype if view.dtype in (np.uint8, np.float32) else np.dtype(np.float64) for view in views}
-    return _Images(views, flat, max(dtypes, key=lambda dtype: dtype.itemsize))
+    return _Images(views, flat, max(map(_dtype_read, views), key=lambda dtype: dtype.itemsize))
+
+
+def _dtype_read(view) -> np.dtype:
+    """uint8 and float32 as they are, all else as float64."""
+    native = view.dtype.newbyteorder("=")
+    return native if native in (np.uint8, np.float32) else np.dtype(np.float64)
 
 
 def _pair(name: str, value) -> tuple[int, int]:
