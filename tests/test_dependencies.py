@@ -18,6 +18,8 @@ MAY_IMPORT = {
     "cpu": {"jit", "network", "random", "scalar"},
     "progress": set(),
     "schedules": {"network"},
+    "characters": {"cpu"},
+    "tokens": {"characters", "cpu"},
     "lbfgs": {"network", "progress", "schedules", "trainer"},
     "trainer": {"cpu", "network", "progress", "random", "schedules"},
     "estimators": {"lbfgs", "network", "progress", "random", "schedules", "trainer"},

@@ -1,0 +1,606 @@
+"""Text as UTF-8 -> tokens -> rows of an embedding table, in CSR form.
+
+A token is known by a hash of its characters: FNV-1a over lower-cased code points, ``h = (h ^ c) * prime``, mixed at
+the end. Two of a million words share their 64-bit hash with probability 3e-8. What a character does is read from tables
+(`Characters`, made by `nbnet.characters`), so one loop serves every alphabet and every analyzer.
+
+Nothing is allocated here: a kernel that runs out of room for new words returns, and goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ..jit import cpu_inline, cpu_kernel
+
+# What a character does: two bits, and two flags for characters that may do something else beside certain neighbors.
+SEPARATOR, SINGLE, WORD, IGNORED = 0, 1, 2, 3  # ends a word; is a token by itself; makes words; vanishes
+DOES = 3
+APOSTROPHE, EYES = 4, 8  # makes a word between two characters that do; may begin an emoticon
+MULTIBYTE = 16  # in `Characters.bytes`: the first byte of a longer code point; larger values are lower-cased ASCII
+KIND_SHIFT = 24  # in `Characters.code_points`: kind << 24 | lower-cased code point
+CODE_POINT = 0x1FFFFF
+
+LOOSE, STRICT, HEART = 1, 2, 3  # mouths of emoticons, by what may stand beside them
+NOSE = 4
+
+UNKNOWN = -1  # row of a bucket or word that has none; number of a word that is not in the table
+STOP = 0x7FFFFFFF  # number of a word that is dropped
+MOST_COUNTED = 255
+
+EMPTY = np.uint64(0)  # no token has this hash
+BASIS, PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)  # FNV-1a
+MIX = np.uint64(0xFF51AFD7ED558CCD)  # MurmurHash3's finalizer
+CHAIN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio
+ONE, BITS_8, BITS_29, BITS_31, BITS_32 = (np.uint64(bits) for bits in (1, 8, 29, 31, 32))
+BEGIN_CHARACTER, END_CHARACTER = 2, 3  # names of the boundary tokens: control characters, which are never words
+
+DOCUMENT, POSITION, N_TOKENS, N_WORDS, FIRST_DOCUMENT = range(5)  # what `learn_words` keeps between calls
+
+
+class Documents(NamedTuple):
+    """Rows of the embedding table of each document."""
+
+    ids: np.ndarray  # int32 (n_ids,)
+    counts: (
+        np.ndarray
+    )  # uint8 (n_ids,): how often in its document, at most 255; (0,) when repeats are listed one by one
+    starts: np.ndarray  # int64 (n_documents + 1,)
+
+
+class Characters(NamedTuple):
+    """What each character does."""
+
+    bytes: np.ndarray  # uint8 (256,): kind, or the lower-cased ASCII character that makes words
+    code_points: np.ndarray  # uint32 (0x110000,): kind << 24 | lower-cased code point
+    mouths: np.ndarray  # uint8 (256,)
+
+
+class Vocabulary(NamedTuple):
+    """Distinct words in the order of their first appearance, with room for more."""
+
+    slots: np.ndarray  # uint64 (2 * a power of two,): pairs hash, number; at most half of them in use
+    hashes: np.ndarray  # uint64 (capacity,)
+    spans: np.ndarray  # int64 (capacity, 2): bytes of the text where the word appeared first
+    usage: np.ndarray  # int32 (capacity, 3): last document + 1, number of documents, number of occurrences
+
+
+class Index(NamedTuple):
+    """Where words and n-grams have their rows."""
+
+    slots: np.ndarray  # uint64 (2 * a power of two,): pairs hash, number of the word
+    word_rows: np.ndarray  # int32 (n_words,)
+    subword_starts: np.ndarray  # int64 (n_words + 1,); all zero without subwords
+    subword_rows: np.ndarray  # int32 (n,)
+    bucket_rows: np.ndarray  # int32 (n_buckets,)
+
+
+class Rules(NamedTuple):
+    """Which rows a document gets. The boundary tokens are words 0 and 1 if single words have rows."""
+
+    first_n: int  # n-grams of words: shortest, longest
+    last_n: int
+    shortest: int  # subwords, in code points; 0, 0: none
+    longest: int
+    boundary_tokens: int
+    merge_repeats: int
+
+
+class Scratch(NamedTuple):
+    """Memory for one document at a time."""
+
+    hashes: np.ndarray  # uint64 (n_tokens,)
+    numbers: np.ndarray  # int32 (n_tokens,)
+    spans: np.ndarray  # int64 (n_tokens, 2); (0, 2) without subwords
+    letters: np.ndarray  # uint32 (longest word + 2,)
+    buckets: np.ndarray  # int32 (most subwords of a word,)
+    places: np.ndarray  # int32 (a power of two, at least twice the rows of a document,): where an id stands
+
+
+class Stream(NamedTuple):
+    """Tokens of documents as numbers of words."""
+
+    tokens: np.ndarray  # int32 (n_tokens,): as one worker numbered them
+    starts: np.ndarray  # int64 (n_documents + 1,)
+    numbers: np.ndarray  # int32: a worker's numbers -> numbers of all
+    hashes: np.ndarray  # uint64: by the numbers of all
+
+
+# ---------------------------------------------------------------- hashes
+
+
+@cpu_inline
+def mixed(h):
+    """A bijection of 64 bits, but for the last bit: it is set, so that no hash is `EMPTY`."""
+    h = (h ^ (h >> BITS_32)) * MIX
+    return h ^ (h >> BITS_29) | ONE
+
+
+@cpu_inline
+def bucket_of(h, n_buckets):
+    """Bucket of an n-gram's hash."""
+    return np.int64((((h ^ (h >> BITS_31)) * MIX) >> BITS_32) * np.uint64(n_buckets) >> BITS_32)
+
+
+@cpu_inline
+def slot_of(slots, h):
+    """Where `h` stands in the table, or the empty place where it would."""
+    mask = slots.size // 2 - 1
+    j = np.int64(h >> BITS_8) & mask
+    while slots[2 * j] != h and slots[2 * j] != EMPTY:
+        j = (j + 1) & mask
+    return 2 * j
+
+
+@cpu_kernel
+def fill_slots(slots, hashes, first):
+    """Enters the words `hashes` with the numbers `first`, ``first + 1``, ...; STOP for all if `first` is STOP."""
+    for i in range(hashes.size):
+        slot = slot_of(slots, hashes[i])
+        slots[slot] = hashes[i]
+        slots[slot + 1] = np.uint64(first if first == STOP else first + i)
+
+
+@cpu_kernel
+def merge_words(hashes, slots, all_hashes, n_words, numbers):
+    """Enters words that are new; `numbers` (overwritten) gets the number of each. Returns how many there are now."""
+    for i in range(hashes.size):
+        slot = slot_of(slots, hashes[i])
+        if slots[slot] == EMPTY:
+            slots[slot] = hashes[i]
+            slots[slot + 1] = np.uint64(n_words)
+            all_hashes[n_words] = hashes[i]
+            n_words += 1
+        numbers[i] = np.int32(slots[slot + 1])
+    return n_words
+
+
+# ---------------------------------------------------------------- characters
+
+
+@cpu_inline
+def code_point_at(text, p):
+    """Code point at byte `p` of valid UTF-8, and where the next one begins."""
+    lead = np.int64(text[p])
+    if lead < 0x80:
+        c = lead
+        after = p + 1
+    elif lead < 0xE0:
+        c = (lead & 31) << 6 | (np.int64(text[p + 1]) & 63)
+        after = p + 2
+    elif lead < 0xF0:
+        c = (lead & 15) << 12 | (np.int64(text[p + 1]) & 63) << 6 | (np.int64(text[p + 2]) & 63)
+        after = p + 3
+    else:
+        c = (lead & 7) << 18 | (np.int64(text[p + 1]) & 63) << 12
+        c |= (np.int64(text[p + 2]) & 63) << 6 | (np.int64(text[p + 3]) & 63)
+        after = p + 4
+    return c, after
+
+
+@cpu_kernel
+def kind_at(text, p, characters):
+    """What the character at byte `p` does."""
+    action = np.int64(characters.bytes[text[p]])
+    if action == MULTIBYTE:
+        c, _ = code_point_at(text, p)
+        action = np.int64(characters.code_points[c]) >> KIND_SHIFT
+    return WORD if action > MULTIBYTE else action
+
+
+@cpu_kernel
+def emoticon_length(text, p, start, stop, characters):
+    """Bytes of the emoticon that begins at `p`, 0 if none does.
+
+    Eyes, perhaps a nose, a mouth. A round mouth wants a word on one side at most ("great:)" has one, "note:(see" none);
+    any other mouth, and eyes that are no colon, want nothing before them and no word behind ("http://", "10:30").
+    """
+    eyes = text[p]
+    q = p + 1
+    if q < stop and characters.mouths[text[q]] == NOSE:
+        q += 1
+    if q >= stop:
+        return 0
+    mouth = characters.mouths[text[q]]
+    if mouth == 0 or mouth == NOSE or (mouth == HEART) != (eyes == ord("<")):
+        return 0
+    before = SEPARATOR
+    ascii_before = True
+    if p > start:
+        b = p - 1
+        while text[b] & 0xC0 == 0x80:
+            b -= 1
+        before = kind_at(text, b, characters) & DOES
+        ascii_before = b == p - 1 and text[b] < 0x80
+    word_behind = q + 1 < stop and kind_at(text, q + 1, characters) & DOES == WORD
+    if mouth == LOOSE and eyes != ord("="):
+        fits = not (before == WORD and word_behind)
+    else:
+        alone = before == SEPARATOR or (before != WORD and not ascii_before)
+        fits = alone and not word_behind and not (q + 1 < stop and text[q + 1] == ord("/"))
+    return q + 1 - p if fits else 0
+
+
+@cpu_kernel
+def byte_starts(text, starts):
+    """Turns the documents' starts in code points into starts in bytes."""
+    p = 0
+    n = 0
+    for document in range(starts.size):
+        while n < starts[document]:
+            lead = text[p]
+            p += 1 + (lead >= 0xC0) + (lead >= 0xE0) + (lead >= 0xF0)
+            n += 1
+        starts[document] = p
+
+
+# ---------------------------------------------------------------- tokens
+
+
+@cpu_inline
+def next_token(text, p, start, stop, characters):
+    """First token at or behind byte `p` of the document ``text[start:stop]``: its hash, first byte, and end.
+
+    The hash is EMPTY when there is none.
+    """
+    begin = p
+    h = BASIS
+    token = EMPTY
+    while p < stop:
+        action = np.int64(characters.bytes[text[p]])
+        if action > MULTIBYTE:
+            if h == BASIS:
+                begin = p
+            h = (h ^ np.uint64(action)) * PRIME
+            p += 1
+            continue
+        if action == SEPARATOR:
+            if h != BASIS:
+                break
+            p += 1
+            continue
+        c = np.int64(text[p])
+        after = p + 1
+        if action == MULTIBYTE:
+            c, after = code_point_at(text, p)
+            entry = np.int64(characters.code_points[c])
+            action = entry >> KIND_SHIFT
+            c = entry & CODE_POINT
+        if action & APOSTROPHE and h != BASIS and after < stop and kind_at(text, after, characters) & DOES == WORD:
+            action = WORD
+        does = action & DOES
+        if does == WORD:
+            if h == BASIS:
+                begin = p
+            h = (h ^ np.uint64(c)) * PRIME
+        elif does != IGNORED:
+            if h != BASIS:
+                break
+            if action & EYES:
+                length = emoticon_length(text, p, start, stop, characters)
+                if length:
+                    begin = p
+                    after = p + length
+                    for i in range(begin, after):
+                        h = (h ^ np.uint64(characters.code_points[text[i]] & CODE_POINT)) * PRIME
+                    p = after
+                    break
+            if does == SINGLE:
+                begin = p
+                h = (h ^ np.uint64(c)) * PRIME
+                p = after
+                break
+        p = after
+    if h != BASIS:
+        token = mixed(h)
+    return token, begin, p
+
+
+@cpu_kernel
+def learn_words(text, starts, characters, vocabulary, tokens, token_starts, progress):
+    """Numbers the tokens of documents; words that are new are added to `vocabulary`.
+
+    Parameters
+    ----------
+    text, starts : documents ``text[starts[d]:starts[d + 1]]`` in bytes
+    vocabulary : Vocabulary
+        Added to.
+    tokens : int32 (n,)
+        Overwritten: the tokens that are no stop words; at most one a byte.
+    token_starts : int64 (n_documents + 1,)
+        Overwritten, but for the first, which the caller sets to 0.
+    progress : int64 (5,)
+        DOCUMENT, POSITION, N_TOKENS, N_WORDS, FIRST_DOCUMENT. When there is no room for a new word, DOCUMENT is less
+        than the number of documents on return: make room and call again.
+    """
+    slots = vocabulary.slots
+    usage = vocabulary.usage
+    document = progress[DOCUMENT]
+    p = progress[POSITION]
+    k = progress[N_TOKENS]
+    n_words = progress[N_WORDS]
+    full = False
+    while document < starts.size - 1 and not full:
+        start = starts[document]
+        stop = starts[document + 1]
+        stamp = progress[FIRST_DOCUMENT] + document + 1
+        while True:
+            h, begin, end = next_token(text, p, start, stop, characters)
+            if h == EMPTY:
+                break
+            slot = slot_of(slots, h)
+            if slots[slot] == EMPTY:
+                full = n_words == vocabulary.hashes.size
+                if full:
+                    break
+                slots[slot] = h
+                slots[slot + 1] = np.uint64(n_words)
+                vocabulary.hashes[n_words] = h
+                vocabulary.spans[n_words, 0] = begin
+                vocabulary.spans[n_words, 1] = end
+                n_words += 1
+            p = end
+            number = np.int64(slots[slot + 1])
+            if number != STOP:
+                if usage[number, 0] != stamp:
+                    usage[number, 0] = stamp
+                    usage[number, 1] += 1
+                usage[number, 2] += 1
+                tokens[k] = number
+                k += 1
+        if not full:
+            document += 1
+            token_starts[document] = k
+            p = stop
+    progress[DOCUMENT] = document
+    progress[POSITION] = p
+    progress[N_TOKENS] = k
+    progress[N_WORDS] = n_words
+
+
+@cpu_kernel
+def copy_spans(text, spans, out, starts):
+    """Copies pieces of `text` behind one another; both `out` and `starts` (int64, one more than pieces) overwritten."""
+    k = 0
+    starts[0] = 0
+    for i in range(spans.shape[0]):
+        for p in range(spans[i, 0], spans[i, 1]):
+            out[k] = text[p]
+            k += 1
+        starts[i + 1] = k
+
+
+# ---------------------------------------------------------------- subwords
+
+
+@cpu_inline
+def most_subwords(n_bytes, rules):
+    """Bound on the subwords of a word of `n_bytes`."""
+    return (n_bytes + 2) * (rules.longest - rules.shortest + 1)
+
+
+@cpu_inline
+def hash_subwords(text, begin, end, characters, rules, n_buckets, letters, buckets):
+    """Buckets of the n-grams of characters of "<word>", as fastText has them; returns how many there are."""
+    letters[0] = ord("<")
+    n = 1
+    p = begin
+    while p < end:
+        c, p = code_point_at(text, p)
+        entry = characters.code_points[c]
+        if (entry >> KIND_SHIFT) & DOES != IGNORED:
+            letters[n] = entry & CODE_POINT
+            n += 1
+    letters[n] = ord(">")
+    n += 1
+    k = 0
+    for i in range(n):
+        h = BASIS
+        for j in range(i, min(n, i + rules.longest)):
+            h = (h ^ np.uint64(letters[j])) * PRIME
+            length = j - i + 1
+            lone_boundary = length == 1 and (i == 0 or i == n - 1)
+            if length >= rules.shortest and not lone_boundary:
+                buckets[k] = bucket_of(h, n_buckets)
+                k += 1
+    return k
+
+
+@cpu_kernel
+def subwords_of_words(text, word_starts, characters, rules, n_buckets, letters, buckets, starts):
+    """Buckets of the subwords of each word, in CSR form; `buckets` and `starts` are overwritten. The boundary tokens,
+    single control characters, have none."""
+    k = 0
+    starts[0] = 0
+    for word in range(word_starts.size - 1):
+        begin = word_starts[word]
+        end = word_starts[word + 1]
+        if not (end - begin == 1 and BEGIN_CHARACTER <= text[begin] <= END_CHARACTER):
+            k += hash_subwords(text, begin, end, characters, rules, n_buckets, letters, buckets[k:])
+        starts[word + 1] = k
+
+
+# ---------------------------------------------------------------- rows
+
+
+@cpu_inline
+def add_row(row, start, k, mask, places, ids, counts):
+    """Adds `row` at `k` to the document that begins at `start`, or counts it where it stands; returns the new end."""
+    if mask < 0:
+        ids[k] = row
+        return k + 1
+    j = np.int64((np.uint64(np.int64(row) & 0xFFFFFFFF) * CHAIN) >> BITS_32) & mask
+    while places[j] >= 0 and ids[start + places[j]] != row:
+        j = (j + 1) & mask
+    if places[j] < 0:
+        places[j] = k - start
+        ids[k] = row
+        counts[k] = 1
+        return k + 1
+    place = start + places[j]
+    if counts[place] < MOST_COUNTED:
+        counts[place] += 1
+    return k
+
+
+@cpu_inline
+def rows_of_document(n_tokens, text, characters, index, rules, scratch, out, k):
+    """Adds the rows of the document whose tokens are in `scratch` to `out` from `k` on; returns the new end."""
+    ids = out.ids
+    counts = out.counts
+    places = scratch.places
+    bucket_rows = index.bucket_rows
+    start = k
+    mask = -1
+    if rules.merge_repeats:
+        most = n_tokens * (rules.last_n - rules.first_n + 1)
+        if rules.longest:
+            for t in range(n_tokens):
+                number = scratch.numbers[t]
+                if number >= 0:
+                    most += index.subword_starts[number + 1] - index.subword_starts[number]
+                else:
+                    most += most_subwords(scratch.spans[t, 1] - scratch.spans[t, 0], rules)
+        mask = 1
+        while mask < 2 * most:
+            mask *= 2
+        places[:mask] = -1
+        mask -= 1
+    for t in range(n_tokens):
+        number = scratch.numbers[t]
+        if number >= 0:
+            row = index.word_rows[number]
+            if row != UNKNOWN:
+                k = add_row(row, start, k, mask, places, ids, counts)
+            for s in range(index.subword_starts[number], index.subword_starts[number + 1]):
+                row = index.subword_rows[s]
+                if row != UNKNOWN:
+                    k = add_row(row, start, k, mask, places, ids, counts)
+        elif rules.longest and scratch.spans[t, 1] > 0:
+            begin = scratch.spans[t, 0]
+            end = scratch.spans[t, 1]
+            n = hash_subwords(text, begin, end, characters, rules, bucket_rows.size, scratch.letters, scratch.buckets)
+            for s in range(n):
+                row = bucket_rows[scratch.buckets[s]]
+                if row != UNKNOWN:
+                    k = add_row(row, start, k, mask, places, ids, counts)
+    if rules.last_n > 1:
+        for t in range(n_tokens - 1):
+            h = scratch.hashes[t]
+            for n in range(2, min(rules.last_n, n_tokens - t) + 1):
+                h = h * CHAIN + scratch.hashes[t + n - 1]
+                if n >= rules.first_n:
+                    row = bucket_rows[bucket_of(h, bucket_rows.size)]
+                    if row != UNKNOWN:
+                        k = add_row(row, start, k, mask, places, ids, counts)
+    return k
+
+
+@cpu_inline
+def put_boundary(t, character, rules, scratch):
+    """Makes token `t` of the document a boundary token."""
+    scratch.hashes[t] = mixed((BASIS ^ np.uint64(character)) * PRIME)
+    scratch.numbers[t] = character - BEGIN_CHARACTER if rules.first_n == 1 else UNKNOWN
+    if rules.longest:
+        scratch.spans[t, 0] = 0
+        scratch.spans[t, 1] = 0
+
+
+@cpu_kernel
+def rows_of_text(text, starts, characters, index, rules, scratch, out):
+    """Rows of documents: unknown words and n-grams have none.
+
+    Parameters
+    ----------
+    text, starts : documents ``text[starts[d]:starts[d + 1]]`` in bytes
+    out : Documents
+        Overwritten.
+
+    Notes
+    -----
+    Cost: one table look-up a token and one an n-gram.
+    """
+    out.starts[0] = 0
+    k = 0
+    for document in range(starts.size - 1):
+        start = starts[document]
+        stop = starts[document + 1]
+        p = start
+        n = rules.boundary_tokens
+        while True:
+            h, begin, p = next_token(text, p, start, stop, characters)
+            if h == EMPTY:
+                break
+            slot = slot_of(index.slots, h)
+            number = np.int64(UNKNOWN)
+            if index.slots[slot] != EMPTY:
+                number = np.int64(index.slots[slot + 1])
+            if number != STOP:
+                scratch.hashes[n] = h
+                scratch.numbers[n] = number
+                if rules.longest:
+                    scratch.spans[n, 0] = begin
+                    scratch.spans[n, 1] = p
+                n += 1
+        if n > rules.boundary_tokens:
+            if rules.boundary_tokens:
+                put_boundary(0, BEGIN_CHARACTER, rules, scratch)
+                put_boundary(n, END_CHARACTER, rules, scratch)
+                n += 1
+            k = rows_of_document(n, text, characters, index, rules, scratch, out, k)
+        out.starts[document + 1] = k
+
+
+@cpu_kernel
+def rows_of_stream(stream, text, characters, index, rules, scratch, out, seen):
+    """`rows_of_text` for documents whose tokens are numbered already.
+
+    Here `index` holds every word of the stream, and a bucket without a row is given as -2 - bucket: those that occur
+    are marked in `seen` (uint8 (n_buckets,); workers share it, and all of them write the same 1).
+    """
+    out.starts[0] = 0
+    k = 0
+    for document in range(stream.starts.size - 1):
+        n = rules.boundary_tokens
+        for t in range(stream.starts[document], stream.starts[document + 1]):
+            number = stream.numbers[stream.tokens[t]]
+            scratch.hashes[n] = stream.hashes[number]
+            scratch.numbers[n] = number
+            n += 1
+        if n > rules.boundary_tokens:
+            if rules.boundary_tokens:
+                put_boundary(0, BEGIN_CHARACTER, rules, scratch)
+                put_boundary(n, END_CHARACTER, rules, scratch)
+                n += 1
+            k = rows_of_document(n, text, characters, index, rules, scratch, out, k)
+        out.starts[document + 1] = k
+    for i in range(k):
+        if out.ids[i] < UNKNOWN:
+            seen[-2 - out.ids[i]] = 1
+
+
+@cpu_kernel
+def number_rows(documents, first_document, bucket_rows, ids, usage):
+    """Copies the ids of `documents` into `ids`, buckets as their rows, and counts in how many documents a row occurs.
+
+    Parameters
+    ----------
+    documents : Documents
+        An id below UNKNOWN is -2 - bucket.
+    ids : int32 (n_ids,)
+        Overwritten.
+    usage : int32 (n_rows, 2)
+        Last document + 1; number of documents, added to.
+    """
+    for document in range(documents.starts.size - 1):
+        stamp = first_document + document + 1
+        for i in range(documents.starts[document], documents.starts[document + 1]):
+            row = np.int64(documents.ids[i])
+            if row < UNKNOWN:
+                row = np.int64(bucket_rows[-2 - row])
+            ids[i] = row
+            if usage[row, 0] != stamp:
+                usage[row, 0] = stamp
+                usage[row, 1] += 1
