@@ -23,6 +23,7 @@ class LayerKind(IntEnum):
     """What a row of the table computes."""
 
     DENSE = 0
+    EMBEDDING = 1
 
 
 class Activation(IntEnum):
@@ -50,6 +51,16 @@ class Loss(IntEnum):
     QUANTILE = 5
 
 
+class Pooling(IntEnum):
+    """How the vectors e of a document's tokens, with weights w, become one; formulas in `nbnet.cpu.embedding`."""
+
+    MEAN = 0
+    SUM = 1
+    SQRTN = 2
+    MAX = 3
+    ATTENTION = 4
+
+
 class Optimizer(IntEnum):
     """Update rule of one stochastic step."""
 
@@ -74,6 +85,7 @@ LAYER = np.dtype(
         ("transposed_start", np.int64),  # in the workspace: (round_up(n_out, 16), in_stride)
         ("output_start", np.int64),  # per sample: multiply by the rows that the workspace holds
         ("dropout", np.float64),  # share of outputs set to zero in training
+        ("pooling", np.int64),  # Pooling, of an embedding
     ],
     align=True,
 )
@@ -107,6 +119,15 @@ class DenseSpec(NamedTuple):
 
     n_out: int
     activation: Activation = Activation.IDENTITY
+    dropout: float = 0.0
+
+
+class EmbeddingSpec(NamedTuple):
+    """The first layer over documents: a vector for each of `n_rows` tokens, pooled, then dropout."""
+
+    n_rows: int
+    dim: int
+    pooling: Pooling = Pooling.MEAN
     dropout: float = 0.0
 
 
@@ -162,6 +183,27 @@ def build(n_features: int, specs: Sequence[DenseSpec]) -> Network:
         output_width += out_stride
         n_in = n_out
     return Network(layers, n_params, output_width, transposed_size)
+
+
+def put_below(network: Network, spec: EmbeddingSpec) -> Network:
+    """The network over documents whose pooled vectors are the input of `network`.
+
+    The embedding's row is the first of the table. Its parameters are the last of the vector, so that new tokens extend
+    it: the query of attention (at `bias_start`), then a row of `out_stride` elements for each token.
+    """
+    row = np.zeros(1, LAYER)
+    stride = int(network.layers["in_stride"][0])
+    row["kind"], row["pooling"], row["dropout"] = LayerKind.EMBEDDING, spec.pooling, spec.dropout
+    row["n_in"], row["n_out"], row["in_stride"], row["out_stride"] = spec.n_rows, spec.dim, stride, stride
+    row["bias_start"] = network.n_params
+    row["weight_start"] = start = round_up(network.n_params + stride, TENSOR_ALIGNMENT)
+    n_params = start + int(spec.n_rows) * stride
+    return network._replace(layers=np.concatenate([row, network.layers]), n_params=n_params)
+
+
+def above(network: Network) -> Network:
+    """The layers above the embedding; the vector's part before the tokens' rows is theirs."""
+    return network._replace(layers=network.layers[1:].copy(), n_params=int(network.layers["weight_start"][0]))
 
 
 def weight_of(params: np.ndarray, row) -> np.ndarray:

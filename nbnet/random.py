@@ -23,6 +23,7 @@ class Stream(IntEnum):
     INITIAL_WEIGHTS = 0
     SHUFFLE = 1
     DROPOUT = 2
+    EMBEDDING = 4
     AUGMENT = 3
 
 

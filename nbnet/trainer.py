@@ -283,7 +283,7 @@ class StochasticTraining:
             seed=seed,
         )
         if resumed:
-            session.moments[...] = self.state.moments
+            session.moments[: self.state.moments.size] = self.state.moments  # new tokens have theirs behind
 
     def run(self, max_epochs: int, warn_at_max_iter: bool = True) -> Outcome:
         """Train for `max_epochs` epochs or until a stopping rule, a callback, divergence or Ctrl-C ends it.

@@ -99,6 +99,8 @@ class Session:
         See `choose_n_workers`.
     """
 
+    sums_gradients = False  # over a batch, instead of taking their mean
+
     def __init__(
         self,
         network: Network,
@@ -182,7 +184,8 @@ class Session:
         sizes = np.minimum(self.batch_size, order.size - starts)
         ordered_weights = targets.weights[order].astype(np.float64)
         weight_sums = np.add.reduceat(ordered_weights, starts)
-        scales = np.divide(1.0, weight_sums, out=np.zeros_like(weight_sums), where=weight_sums > 0)
+        means = np.divide(1.0, weight_sums, out=np.zeros_like(weight_sums), where=weight_sums > 0)
+        scales = np.ones_like(means) if self.sums_gradients else means
         steps = step0 + 1.0 + np.arange(starts.size)
         rates = np.asarray(rates, np.float64)
         if self.optimizer in (Optimizer.ADAM, Optimizer.ADAMW):
@@ -190,17 +193,24 @@ class Session:
         alpha = 0.0 if self.optimizer == Optimizer.ADAMW else self.alpha
         decays = np.ascontiguousarray(decays, np.float64)
         record = self._record(order.size, starts.size)
-        model = Model(self.network.layers, self.params, self._grads, self.moments)
         flop_a_step = 3.0 * self._flop_a_row * self.batch_size + UPDATE_FLOP * self.network.n_params
         chunk = max(1, int(FLOP_A_CALL / flop_a_step))
         with Workers(self.n_workers) as workers:
             for first in range(0, starts.size, chunk):
                 last = min(first + chunk, starts.size)
                 plan = Plan(order, rates, alpha * scales, decays, scales, self.batch_size, first, last, step0)
-                workers.run(walk.train_epoch, model, Data(rows, targets), self._work, plan, self._rule, record)
+                self._run_steps(workers, rows, targets, plan, record)
         losses = self._row_losses(record, targets, order) * ordered_weights
-        batch_losses = np.add.reduceat(losses, starts) * scales + 0.5 * alpha * record.penalties * scales
+        batch_losses = np.add.reduceat(losses, starts) * means + 0.5 * alpha * record.penalties * means
         return EpochResult(float(np.sum(batch_losses * sizes) / order.size))
+
+    def _run_steps(self, workers: Workers, rows, targets: Targets, plan: Plan, record: LossRecord) -> None:
+        """The compiled epoch."""
+        model = self._model(self._grads, self.moments)
+        workers.run(walk.train_epoch, model, Data(rows, targets), self._work, plan, self._rule, record)
+
+    def _model(self, grads: np.ndarray, moments: np.ndarray) -> Model:
+        return Model(self.network.layers, self.params, grads, moments)
 
     def loss_and_gradient(self, rows: Rows, targets: Targets, alpha: float) -> tuple[float, np.ndarray]:
         """Weighted mean loss over all rows plus ``alpha / 2 |W|**2 / sum of weights``, and its gradient (n_params,)."""
@@ -213,7 +223,7 @@ class Session:
             self._full_work = self._workspace(block, self._full_workers)
         grads = aligned_zeros(self.network.n_params, self.params.dtype)
         record, order = self._record(n), np.arange(n)
-        model = Model(self.network.layers, self.params, grads, self._none)
+        model = self._model(grads, self._none)
         with Workers(self._full_workers) as workers:
             everything, data = Batch(order, scale), Data(rows, targets)
             workers.run(walk.full_gradient, model, data, self._full_work, everything, self._make_rule(), record)
@@ -231,7 +241,7 @@ class Session:
         n = rows.n_rows
         record = self._record(n)
         n_workers = choose_n_workers(self.n_jobs, self._flop_a_row * n)
-        model = Model(self.network.layers, self.params, self._none, self._none)
+        model = self._model(self._none, self._none)
         with Workers(n_workers) as workers:
             work = self._predict_workspace(n, n_workers, with_slopes=True)
             orders = np.zeros((n_workers, walk.PREDICT_ROWS), np.int64)
@@ -245,7 +255,7 @@ class Session:
         if out is None:
             out = np.empty((n, self.n_outputs), self.params.dtype)
         n_workers = choose_n_workers(self.n_jobs, self._flop_a_row * n)
-        model = Model(self.network.layers, self.params, self._none, self._none)
+        model = self._model(self._none, self._none)
         with Workers(n_workers) as workers:
             work = self._predict_workspace(n, n_workers, with_slopes=False)
             orders = np.zeros((n_workers, walk.PREDICT_ROWS), np.int64)

@@ -143,8 +143,8 @@ class Record(NamedTuple):
 
 
 class LossRecord(NamedTuple):
-    """What an epoch leaves: ``sums[p]`` and ``gaps[p]`` of the row at position p of the order, and the sum of squares of
-    all weights before each step."""
+    """What an epoch leaves: ``sums[p]`` and ``gaps[p]`` of the row at position p of the order, and the sum of squares
+    of all weights before each step."""
 
     sums: np.ndarray
     gaps: np.ndarray

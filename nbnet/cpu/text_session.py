@@ -1,0 +1,229 @@
+"""The host side of a network over documents on the CPU."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ..network import Network, Optimizer, Pooling, above, aligned_zeros, round_up
+from . import text_walk, walk
+from .embedding import Bags, BagSpace, Embedding
+from .session import ADAGRAD_START, Session, as_rows, as_targets
+from .simd import VECTOR_WIDTH
+from .tokens import Documents
+from .walk import Data, LossRecord, Model, Plan, Targets
+from .workers import Workers, choose_n_workers
+
+__all__ = ["TextSession", "Texts", "as_targets", "as_texts", "initialize_table"]
+
+FLOP_A_TOKEN = 20.0  # what reading and writing one element of a row is worth: it waits for memory
+FLOP_A_DRAW = 20.0  # what a random number is worth
+MAX_COUNT = 255
+
+
+class Texts(NamedTuple):
+    """Documents as the trainer sees rows: how many there are, and what kernels read."""
+
+    n_rows: int
+    documents: Documents
+
+
+def as_texts(documents: Documents) -> Texts:
+    """`documents` for a `TextSession`."""
+    return Texts(documents.starts.size - 1, documents)
+
+
+def initialize_table(network: Network, params: np.ndarray, seed: int, first_row: int = 0, n_jobs=None) -> None:
+    """Fill rows of the embedding from `first_row` on: uniform in (-1 / dim, 1 / dim), by seed and row only.
+
+    Source of the bound: Bojanowski et al., Enriching word vectors with subword information, 2017, in its program.
+    """
+    layer = network.layers[0]
+    stride, dim = int(layer["out_stride"]), int(layer["n_out"])
+    n_rows, rows = int(layer["n_in"]), params[int(layer["weight_start"]) :]
+    with Workers(choose_n_workers(n_jobs, FLOP_A_DRAW * (n_rows - first_row) * dim)) as workers:
+        workers.run(text_walk.initialize, rows, first_row, n_rows, dim, stride, np.uint64(seed))
+
+
+class TextSession(Session):
+    """A network over documents in use: `Session` with `Texts` for rows, and `transform`.
+
+    Gradients are summed over a batch, not averaged: a step of fastText's rates for each document.
+
+    Parameters
+    ----------
+    network : Network
+        The first layer is an embedding.
+    params : float32 or float64 (n_params,)
+        Updated in place by training.
+    loss : Loss
+    row_weights : ndarray (n_rows,) or None
+        Weight of each row of the embedding; None: all one.
+    count_weights : ndarray (256,) or None
+        Weight of a token that occurs 0, 1, 2, ... times in a document; None: the count.
+    frozen : bool
+        Keep the embedding as it is.
+    label_smoothing : float
+    n_jobs : int or None
+    """
+
+    sums_gradients = True
+
+    def __init__(
+        self,
+        network: Network,
+        params: np.ndarray,
+        loss,
+        *,
+        row_weights: np.ndarray | None = None,
+        count_weights: np.ndarray | None = None,
+        frozen: bool = False,
+        label_smoothing: float = 0.0,
+        n_jobs: int | None = None,
+    ):
+        super().__init__(above(network), params, loss, label_smoothing=label_smoothing, n_jobs=n_jobs)
+        self.below = network.layers[:1].copy()
+        self.frozen = frozen
+        dtype, layer = params.dtype, self.below[0]
+        self.stride, self.n_table_rows = int(layer["out_stride"]), int(layer["n_in"])
+        self.pooling = Pooling(int(layer["pooling"]))
+        self._row_weights = self._none if row_weights is None else np.ascontiguousarray(row_weights, dtype)
+        counts = np.arange(MAX_COUNT + 1) if count_weights is None else count_weights
+        self._count_weights = np.ascontiguousarray(counts, dtype)
+        self._no_rows = as_rows(np.zeros((0, int(layer["n_out"])), dtype))
+
+    # ---------------------------------------------------------------- training
+
+    def prepare(self, optimizer: Optimizer, batch_size: int, **settings) -> None:
+        """As `Session.prepare`; `moments` holds those of the layers above, then those of each row of the table."""
+        super().prepare(optimizer, batch_size, **settings)
+        is_adagrad, is_adam = self.optimizer == Optimizer.ADAGRAD, self.optimizer in (Optimizer.ADAM, Optimizer.ADAMW)
+        width = 1 if is_adagrad else 2 * self.stride if is_adam else 0
+        self._n_moments_above = self.moments.size
+        of_rows = np.full(self.n_table_rows * width, ADAGRAD_START if is_adagrad else 0.0, self.params.dtype)
+        self.moments = np.concatenate([self.moments, of_rows])
+
+    def train_epoch(self, rows: Texts, targets, order, rates, decays, step0):
+        """As `Session.train_epoch`."""
+        lengths = np.diff(rows.documents.starts)
+        largest = (
+            np.partition(lengths, -self.batch_size)[-self.batch_size :] if lengths.size > self.batch_size else lengths
+        )
+        self._space = self._bag_space(int(largest.sum()), self._work.capacity, self.n_workers, training=True)
+        self._mean_length = max(1.0, float(lengths.mean()))
+        of_rows = self.moments[self._n_moments_above :]
+        if self.optimizer == Optimizer.ADAGRAD:
+            self._squares = np.tile(of_rows, (self.n_workers, 1)) if self.n_workers > 1 else of_rows.reshape(1, -1)
+        try:
+            return super().train_epoch(rows, targets, order, rates, decays, step0)
+        finally:
+            if self.optimizer == Optimizer.ADAGRAD:
+                of_rows[:] = self._squares[0]
+
+    def _run_steps(self, workers: Workers, rows: Texts, targets: Targets, plan: Plan, record: LossRecord) -> None:
+        of_rows = self.moments[self._n_moments_above :]
+        is_adagrad = self.optimizer == Optimizer.ADAGRAD
+        embedding = self._embedding(
+            squares=self._squares if is_adagrad else np.zeros((self.n_workers, 0), self.params.dtype),
+            moments=self._none if is_adagrad else of_rows,
+        )
+        bags = Bags(rows.documents, embedding, self._space)
+        model = self._model(self._grads, self.moments[: self._n_moments_above])
+        data = Data(self._no_rows._replace(n_rows=rows.n_rows), targets)
+        workers.run(text_walk.train_epoch, model, self.below, bags, data, self._work, plan, self._rule, record)
+
+    def loss_and_gradient(self, rows, targets, alpha):
+        """Not for documents: their solvers are stochastic."""
+        raise NotImplementedError("a network over documents is trained by stochastic solvers only")
+
+    # ---------------------------------------------------------------- without training
+
+    def evaluate(self, rows: Texts, targets: Targets) -> float:
+        """Weighted mean loss of the documents, without dropout."""
+        record = self._record(rows.n_rows)
+        data = Data(self._no_rows._replace(n_rows=rows.n_rows), targets)
+        self._run_blocks(rows, text_walk.evaluate, (data,), (self._make_rule(), record), with_slopes=True)
+        losses = self._row_losses(record, targets, slice(None)).astype(np.float64)
+        return float(np.average(losses, weights=targets.weights))
+
+    def predict(self, rows: Texts, out: np.ndarray | None = None) -> np.ndarray:
+        """Predictions (n_documents, n_outputs)."""
+        if out is None:
+            out = np.empty((rows.n_rows, self.n_outputs), self.params.dtype)
+        table = self._no_rows._replace(n_rows=rows.n_rows)
+        self._run_blocks(rows, text_walk.predict, (table,), (int(self.loss), out))
+        return out
+
+    def transform(self, rows: Texts) -> np.ndarray:
+        """Pooled vectors (n_documents, dim)."""
+        dim = int(self.below["n_out"][0])
+        out = aligned_zeros(rows.n_rows * self.stride, self.params.dtype)
+        table = self._no_rows._replace(n_rows=rows.n_rows)
+        self._run_blocks(rows, text_walk.pool, (table,), (out,), without_model=True)
+        return out.reshape(rows.n_rows, self.stride)[:, :dim].copy()
+
+    def _run_blocks(self, rows, kernel, first, last, with_slopes=False, without_model=False) -> None:
+        """Call a kernel that takes blocks of PREDICT_ROWS documents."""
+        n, starts = rows.n_rows, rows.documents.starts
+        block = min(n, walk.PREDICT_ROWS)
+        n_tokens = int((starts[block:] - starts[: n + 1 - block]).max()) if n else 0
+        flop = self._flop_a_row * n + FLOP_A_TOKEN * self.stride * float(starts[-1])
+        n_workers = choose_n_workers(self.n_jobs, flop)
+        model = () if without_model else (self._model(self._none, self._none),)
+        embedding = self._embedding(np.zeros((n_workers, 0), self.params.dtype), self._none)
+        bags = Bags(rows.documents, embedding, self._bag_space(n_tokens, 0, n_workers, training=False))
+        orders = np.zeros((n_workers, walk.PREDICT_ROWS), np.int64)
+        work = self._predict_workspace(n, n_workers, with_slopes=with_slopes)
+        with Workers(n_workers) as workers:
+            workers.run(kernel, *model, *first, bags, work, orders, *last)
+
+    # ---------------------------------------------------------------- memory
+
+    def _model(self, grads: np.ndarray, moments: np.ndarray) -> Model:
+        return Model(self.network.layers, self.params[: self.network.n_params], grads, moments)
+
+    def _embedding(self, squares: np.ndarray, moments: np.ndarray) -> Embedding:
+        layer = self.below[0]
+        query = int(layer["bias_start"])
+        return Embedding(
+            rows=self.params[int(layer["weight_start"]) :],
+            query=self.params[query : query + self.stride],
+            row_weights=self._row_weights,
+            count_weights=self._count_weights,
+            squares=squares,
+            moments=moments,
+            pooling=int(self.pooling),
+            dim=int(layer["n_out"]),
+            stride=self.stride,
+            frozen=self.frozen,
+        )
+
+    def _workspace(self, n_rows: int, n_workers: int):
+        work = super()._workspace(n_rows, n_workers)
+        return work._replace(input_slopes=aligned_zeros(work.inputs.size, self.params.dtype))
+
+    def _bag_space(self, n_tokens: int, capacity: int, n_workers: int, *, training: bool) -> BagSpace:
+        dtype = self.params.dtype
+        n_tokens = round_up(n_tokens + 1, 2 * VECTOR_WIDTH)
+        slots = training and self.optimizer in (Optimizer.ADAM, Optimizer.ADAMW)
+        attention = self.pooling == Pooling.ATTENTION
+        columns = training and self.pooling in (Pooling.MAX, Pooling.ATTENTION)
+
+        def tokens(wanted: bool, kind=dtype) -> np.ndarray:
+            return np.zeros((n_workers, n_tokens if wanted else 0), kind)
+
+        return BagSpace(
+            weights=tokens(True),
+            attention=np.zeros(n_tokens if attention else 0, dtype),
+            slopes=np.zeros(n_tokens if training and attention else 0, dtype),
+            steps=tokens(training),
+            factors=tokens(training),
+            norms=np.zeros(capacity, dtype),
+            products=np.zeros(capacity, dtype),
+            choices=aligned_zeros(capacity * self.stride if columns else 0, dtype),
+            slots=tokens(slots, np.int32),
+            touched=tokens(slots, np.int32),
+            slot_of_row=np.full((n_workers, self.n_table_rows if slots else 0), -1, np.int32),
+            sums=aligned_zeros(n_tokens * self.stride if slots else 0, dtype),
+        )
