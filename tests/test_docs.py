@@ -23,7 +23,7 @@ def test_examples_of(page):
 
 
 @pytest.mark.slow_without_jit
-@pytest.mark.parametrize("name", ["nbnet.datasets.tables", "nbnet.estimators.mlp"])
+@pytest.mark.parametrize("name", ["nbnet.datasets.tables", "nbnet.estimators.mlp", "nbnet.images.preprocessor"])
 def test_examples_in_docstrings_of(name):
     failed, tried = doctest.testmod(importlib.import_module(name))
     assert tried > 0

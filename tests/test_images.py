@@ -18,6 +18,7 @@ from sklearn.utils._param_validation import InvalidParameterError
 from nbnet import ImagePreprocessor, load_images
 from nbnet.cpu.augment import augment_rows
 from nbnet.cpu.dense import Matrix
+from nbnet.cpu.workers import Team
 from nbnet.images import Augmentation, augment_images, augment_rule, preprocessor
 from nbnet.jit import JIT_DISABLED
 from tests import reference_images as reference
@@ -131,9 +132,9 @@ def test_crops_are_slices(height, width, data):
     box = (top, left, data.draw(st.integers(1, height - top)), data.draw(st.integers(1, width - left)))
     part = images[:, top : top + box[2], left : left + box[3]]
     assert_array_equal(ImagePreprocessor(crop=box).transform(images), part)
-    assert_array_equal(
-        ImagePreprocessor(crop=box, size=(3, 5)).transform(images), ImagePreprocessor(size=(3, 5)).transform(part)
-    )
+    for interpolation in ("area", "bilinear"):
+        resize = ImagePreprocessor(size=(3, 5), interpolation=interpolation)
+        assert_array_equal(clone(resize).set_params(crop=box).transform(images), resize.transform(part))
     side = min(height, width)
     square = ImagePreprocessor(crop="center").transform(images)
     top, left = (height - side) // 2, (width - side) // 2
@@ -165,6 +166,22 @@ def test_same_bits_for_any_number_of_workers(n_jobs):
         many = ImagePreprocessor(size=(6, 20), normalize=True, n_jobs=n_jobs).fit(images)
         assert_array_equal(one.mean_, many.mean_)
         assert_array_equal(one.transform(images), many.transform(images))
+
+
+def test_workers_share_the_rows(monkeypatch):
+    """Each row of the output belongs to one worker."""
+    writers = []
+
+    def run(workers, kernel, source, plan, lines, target):
+        for worker in range(3):
+            target[...] = 255
+            kernel(source, plan, np.concatenate([lines] * 3), target, Team(np.zeros(24, np.int64), worker, 3))
+            writers.append((target != 255).any(axis=(2, 3)))
+
+    monkeypatch.setattr(preprocessor.Workers, "run", run)
+    ImagePreprocessor(size=(4, 3)).transform(random_images(5, 9, 9) // 2)
+    assert len(writers) == 3
+    assert (np.sum(writers, axis=0) == 1).all()
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float64])

@@ -129,9 +129,8 @@ def _decode(path, image_module, image_ops) -> np.ndarray:
     with image_module.open(path) as picture:
         if picture.mode.startswith(("I", "F")):  # Pillow would cut all values at 255
             raise ValueError(f"more than 8 bits a channel (mode {picture.mode})")
-        picture = image_ops.exif_transpose(picture)
-        if picture.mode in ("1", "L", "LA"):
-            return np.asarray(picture.convert("L"))
-        if "transparency" in picture.info:
+        image_ops.exif_transpose(picture, in_place=True)
+        if "transparency" in picture.info and picture.mode == "P":
             picture = picture.convert("RGBA")  # what Pillow warns of otherwise
-        return np.asarray(picture.convert("RGB"))
+        mode = "L" if picture.mode in ("1", "L", "LA") else "RGB"
+        return np.asarray(picture if picture.mode == mode else picture.convert(mode))
