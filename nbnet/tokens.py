@@ -225,7 +225,7 @@ class TokenIndex:
 
     def row_of(self, word: str) -> int | None:
         """Row of `word`, written as in `words` or as in a text; None if it has none."""
-        found = np.flatnonzero(self._hashes == _hashes_of([word])[0])
+        found = np.flatnonzero(np.isin(self._hashes, _hashes_of([word])))
         if not found.size and self._analyze is None:
             vocabulary = _Words(self._stop_hashes)
             tokens, _ = vocabulary.learn(*self._encode([word]), self._characters)
@@ -559,7 +559,11 @@ def _hashes_of(words: Iterable[str]) -> np.ndarray:
 
 def _encode_features(documents: Iterable[Iterable[str]]) -> tuple[np.ndarray, np.ndarray]:
     """Bytes of tokens that are cut already, and where each document begins."""
-    pieces = [b"".join([word.encode("utf-8", "surrogatepass") + JOIN for word in words]) for words in documents]
+    try:
+        pieces = [b"".join([word.encode("utf-8", "surrogatepass") + JOIN for word in words]) for words in documents]
+    except AttributeError:
+        kind = next(type(word).__name__ for words in documents for word in words if not isinstance(word, str))
+        raise TypeError(f"The analyzer must return str, but one of its features is {kind}.") from None
     starts = np.zeros(len(pieces) + 1, np.int64)
     np.cumsum([len(piece) for piece in pieces], out=starts[1:])
     return np.frombuffer(b"".join(pieces), np.uint8), starts

@@ -461,7 +461,7 @@ def rows_of_document(n_tokens, text, characters, index, rules, scratch, out, k):
                 number = scratch.numbers[t]
                 if number >= 0:
                     most += index.subword_starts[number + 1] - index.subword_starts[number]
-                else:
+                elif scratch.spans[t, 1] > 0:
                     most += most_subwords(scratch.spans[t, 1] - scratch.spans[t, 0], rules)
         mask = 1
         while mask < 2 * most:
