@@ -53,6 +53,7 @@ BOUNDARY_WORDS = (chr(BEGIN_CHARACTER), chr(END_CHARACTER))
 LOWERED_IN_CONTEXT = "\u0130\u03a3"  # str.lower makes two characters of one, and one of two of the other
 EMPTY_HASHES = np.empty(0, np.uint64)
 NO_TEXT = np.frombuffer(b"", np.uint8)
+hashing = np.errstate(over="ignore")  # hashes overflow, which NumPy reports when the JIT is off
 ACCENTS = {"ascii": strip_accents_ascii, "unicode": strip_accents_unicode}
 
 
@@ -303,12 +304,12 @@ class TokenIndex:
         subwords = self._subword_rows(distinct.bytes, distinct.starts, codes)
         index = Index(self._index.slots, word_rows, *subwords, codes)
         seen = np.zeros(known.size, np.uint8)
-        parts = [[] for _ in shares]
+        documents, parts = self._room(shares, streams, distinct, index)
 
         def expand(worker, first, stop):
             tokens, starts = streams[worker].pop(0)
             stream = Stream(tokens, starts, distinct.numbers[worker], distinct.hashes)
-            parts[worker].append(self._rows_of_stream(stream, index, seen))
+            self._rows_of_stream(stream, index, _block(parts[worker], shares[worker], first, stop), seen)
 
         _run(shares, expand)
         buckets = np.flatnonzero(seen).astype(np.int32)
@@ -317,9 +318,17 @@ class TokenIndex:
         self._ngram_rows = np.concatenate([self._ngram_rows, new_rows])
         self.document_frequency = _longer(self.document_frequency, buckets.size)
         self._prepare()
-        documents = self._number(shares, parts)
+        usage = [np.zeros((self.n_rows, 2), np.int32) for _ in shares]
+
+        def number(worker, first, stop):
+            block = _block(parts[worker], shares[worker], first, stop)
+            number_rows(block, first, self._index.bucket_rows, usage[worker])
+
+        _run(shares, number)
+        for of_worker in usage:
+            self.document_frequency += of_worker[:, 1]
         self.n_documents += len(texts)
-        return documents
+        return _closed_up(documents, parts)
 
     def transform(self, texts: list[str], n_workers: int = 1) -> Documents:
         """The documents' rows; what is unknown has none."""
@@ -331,15 +340,7 @@ class TokenIndex:
 
         _run(shares, look_up)
         parts = [part for of_worker in parts for part in of_worker]
-        if len(parts) == 1:
-            return parts[0]
-        documents = _room_for(parts)
-        for first, i in enumerate(documents.starts[_first_documents(parts)]):
-            part = parts[first]
-            documents.ids[i : i + part.ids.size] = part.ids
-            documents.counts[i : i + part.counts.size] = part.counts
-            parts[first] = None
-        return documents
+        return parts[0] if len(parts) == 1 else _joined(parts)
 
     def _encode(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
         """Bytes of the texts one behind the other, and where each begins."""
@@ -361,6 +362,7 @@ class TokenIndex:
             byte_starts(text, starts)
         return text, starts
 
+    @hashing
     def _rows_of_text(self, text: np.ndarray, starts: np.ndarray) -> Documents:
         rules = self._rules
         longest = int(np.diff(starts).max(initial=0))
@@ -369,41 +371,44 @@ class TokenIndex:
         # a token has a byte at least, its subwords three characters a byte at most
         n_ids = (text.size + 2 * starts.size) * orders + 3 * text.size * n_lengths
         scratch = _scratch(rules, longest, longest, (longest + 2) * orders + 3 * longest * n_lengths)
-        out = _empty_documents(n_ids, starts.size, rules)
+        out = _empty_documents(n_ids, starts.size - 1, rules)
         rows_of_text(text, starts, self._characters, self._index, rules, scratch, out)
         return _trimmed(out)
 
-    def _rows_of_stream(self, stream: Stream, index: Index, seen: np.ndarray) -> Documents:
+    @hashing
+    def _rows_of_stream(self, stream: Stream, index: Index, out: Documents, seen: np.ndarray) -> None:
+        n_ids = self._most_ids(stream, index)
+        most = int(np.diff(stream.starts).max(initial=0))
+        scratch = _scratch(self._rules, most, 0, int(n_ids.max(initial=0)))
+        rows_of_stream(stream, NO_TEXT, self._characters, index, self._rules, scratch, out, seen)
+
+    def _most_ids(self, stream: Stream, index: Index) -> np.ndarray:
+        """Ids of each document of `stream` if no repeats are merged, or some more."""
         rules = self._rules
         n_tokens = np.diff(stream.starts)
-        n_rows = (n_tokens + 2) * (rules.last_n - rules.first_n + 1)
+        n_ids = (n_tokens + 2 * rules.boundary_tokens * (n_tokens > 0)) * (rules.last_n - rules.first_n + 1)
         if rules.longest:
             subwords = np.diff(index.subword_starts)[stream.numbers[stream.tokens]]
-            ends = np.concatenate([[0], np.cumsum(subwords)])[stream.starts]
-            n_rows += np.diff(ends)
-        scratch = _scratch(rules, int(n_tokens.max(initial=0)), 0, int(n_rows.max(initial=0)))
-        out = _empty_documents(int(n_rows.sum()), stream.starts.size, rules)
-        rows_of_stream(stream, NO_TEXT, self._characters, index, rules, scratch, out, seen)
-        return _trimmed(out)
+            n_ids += np.diff(np.concatenate([[0], np.cumsum(subwords)])[stream.starts])
+        return n_ids
 
-    def _number(self, shares, parts: list[list[Documents]]) -> Documents:
-        """Buckets become rows, blocks become one; counts in how many documents each row occurs."""
-        flat = [part for of_worker in parts for part in of_worker]
-        documents = _room_for(flat)
-        usage = [np.zeros((self.n_rows, 2), np.int32) for _ in shares]
+    def _room(self, shares, streams, distinct: _Distinct, index: Index) -> tuple[Documents, list[Documents]]:
+        """Memory for the ids of all documents, and each worker's part of it.
 
-        def number(worker, first, stop):
-            part = parts[worker].pop(0)
-            i = documents.starts[first]
-            ids = documents.ids[i : i + part.ids.size]
-            number_rows(part, first, self._index.bucket_rows, ids, usage[worker])
-            documents.counts[i : i + part.counts.size] = part.counts
-
-        del flat
-        _run(shares, number)
-        for of_worker in usage:
-            self.document_frequency += of_worker[:, 1]
-        return documents
+        A part is as long as its ids without merging. Pages that nothing is written to cost nothing, so this needs less
+        memory than arrays that are joined in the end.
+        """
+        starts, sizes = [], []
+        for share, of_worker, numbers in zip(shares, streams, distinct.numbers, strict=True):
+            whole = (self._most_ids(Stream(*stream, numbers, distinct.hashes), index).sum() for stream in of_worker)
+            sizes.append(int(sum(whole)))
+            starts.append(np.zeros(1 + sum(stop - first for first, stop in share), np.int64))
+        documents = _empty_documents(sum(sizes), 0, self._rules)
+        ends = np.cumsum(sizes).tolist()
+        spans = [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
+        return documents, [
+            Documents(*(x[span] for x in documents[:2]), s) for span, s in zip(spans, starts, strict=True)
+        ]
 
     # ---------------------------------------------------------------- learning
 
@@ -454,7 +459,7 @@ class TokenIndex:
         self.document_frequency = _longer(self.document_frequency, n_new)
         return rows
 
-    @np.errstate(over="ignore")
+    @hashing
     def _subword_rows(self, text, word_starts: np.ndarray, bucket_rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Rows of the subwords of words, in CSR form: (starts, rows)."""
         starts = np.zeros(word_starts.size, np.int64)
@@ -505,7 +510,7 @@ class _Words:
         """Where each word begins in the joined `pieces`."""
         return np.concatenate([[0], *self._lengths]).cumsum()
 
-    @np.errstate(over="ignore")  # of hashes, which NumPy reports when the JIT is off
+    @hashing
     def learn(self, text, starts: np.ndarray, characters) -> tuple[np.ndarray, np.ndarray]:
         """Adds the words of more documents; returns their tokens as numbers, and where each document's begin."""
         text = np.frombuffer(text, np.uint8)
@@ -598,13 +603,13 @@ def _scratch(rules: Rules, n_tokens: int, n_bytes: int, n_rows: int) -> Scratch:
     )
 
 
-def _empty_documents(n_ids: int, n_starts: int, rules: Rules) -> Documents:
+def _empty_documents(n_ids: int, n_documents: int, rules: Rules) -> Documents:
     ids, counts = np.empty(n_ids, np.int32), np.empty(n_ids * rules.merge_repeats, np.uint8)
-    return Documents(ids, counts, np.empty(n_starts, np.int64))
+    return Documents(ids, counts, np.zeros(n_documents + 1, np.int64))
 
 
 def _trimmed(documents: Documents) -> Documents:
-    """Gives back the memory behind the last id."""
+    """Gives back the memory behind the last id; views of it must not be used any more."""
     n = documents.starts[-1]
     documents.ids.resize(n, refcheck=False)
     if documents.counts.size:
@@ -612,15 +617,42 @@ def _trimmed(documents: Documents) -> Documents:
     return documents
 
 
-def _first_documents(parts: list[Documents]) -> np.ndarray:
-    return np.cumsum([0] + [part.starts.size - 1 for part in parts[:-1]])
+def _block(part: Documents, share: list[tuple[int, int]], first: int, stop: int) -> Documents:
+    """Documents first, ..., stop - 1 of all, which lie in a worker's `part`."""
+    origin = share[0][0]
+    return part._replace(starts=part.starts[first - origin : stop - origin + 1])
 
 
-def _room_for(parts: list[Documents]) -> Documents:
-    """Memory for all `parts` one behind the other, with the starts filled in."""
-    sizes = np.concatenate([np.zeros(1, np.int64)] + [np.diff(part.starts) for part in parts])
-    n_ids, n_counts = (sum(part[field].size for part in parts) for field in (0, 1))
-    return Documents(np.empty(n_ids, np.int32), np.empty(n_counts, np.uint8), sizes.cumsum())
+def _joined(parts: list[Documents]) -> Documents:
+    """`parts` one behind the other; empties the list, so that each is given back as soon as it is copied."""
+    starts = _joined_starts(parts)
+    sizes = [sum(part[field].size for part in parts) for field in (0, 1)]
+    documents = Documents(np.empty(sizes[0], np.int32), np.empty(sizes[1], np.uint8), starts)
+    k = 0
+    while parts:
+        part = parts.pop(0)
+        documents.ids[k : k + part.ids.size] = part.ids
+        documents.counts[k : k + part.counts.size] = part.counts
+        k += part.ids.size
+    return documents
+
+
+def _joined_starts(parts: list[Documents]) -> np.ndarray:
+    return np.concatenate([np.zeros(1, np.int64)] + [np.diff(part.starts) for part in parts]).cumsum()
+
+
+def _closed_up(documents: Documents, parts: list[Documents]) -> Documents:
+    """`parts` of the memory of `documents` moved together, and the rest of it given back."""
+    for array, field in zip(documents[:2], (0, 1), strict=True):
+        k = source = 0
+        for part in parts if array.size else ():
+            n = int(part.starts[-1])
+            for i in range(0, n if k < source else 0, BLOCK):  # NumPy copies what overlaps: not much at a time
+                m = min(BLOCK, n - i)
+                array[k + i : k + i + m] = array[source + i : source + i + m]
+            k += n
+            source += part[field].size
+    return _trimmed(Documents(*documents[:2], _joined_starts(parts)))
 
 
 def _shares(texts: list[str], n_workers: int) -> list[list[tuple[int, int]]]:
@@ -646,12 +678,15 @@ def _shares(texts: list[str], n_workers: int) -> list[list[tuple[int, int]]]:
 def _run(shares: list[list[tuple[int, int]]], work: Callable[[int, int, int], None]) -> None:
     """Calls ``work(worker, first document, stop)`` for each block, each worker its own in their order."""
 
-    @np.errstate(over="ignore")
     def work_on_share(team):
         for block in shares[team.worker]:
             if team.state[ABORTED]:
                 return
             work(team.worker, *block)
 
+    if len(shares) == 1:  # a single short text takes 20 us: half as much again for threads that are not there
+        for block in shares[0]:
+            work(0, *block)
+        return
     with Workers(len(shares)) as workers:
         workers.run(work_on_share)

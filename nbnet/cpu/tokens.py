@@ -516,14 +516,13 @@ def rows_of_text(text, starts, characters, index, rules, scratch, out):
     ----------
     text, starts : documents ``text[starts[d]:starts[d + 1]]`` in bytes
     out : Documents
-        Overwritten.
+        Overwritten from its first start on, which the caller sets.
 
     Notes
     -----
     Cost: one table look-up a token and one an n-gram.
     """
-    out.starts[0] = 0
-    k = 0
+    k = out.starts[0]
     for document in range(starts.size - 1):
         start = starts[document]
         stop = starts[document + 1]
@@ -560,8 +559,7 @@ def rows_of_stream(stream, text, characters, index, rules, scratch, out, seen):
     Here `index` holds every word of the stream, and a bucket without a row is given as -2 - bucket: those that occur
     are marked in `seen` (uint8 (n_buckets,); workers share it, and all of them write the same 1).
     """
-    out.starts[0] = 0
-    k = 0
+    k = out.starts[0]
     for document in range(stream.starts.size - 1):
         n = rules.boundary_tokens
         for t in range(stream.starts[document], stream.starts[document + 1]):
@@ -576,31 +574,30 @@ def rows_of_stream(stream, text, characters, index, rules, scratch, out, seen):
                 n += 1
             k = rows_of_document(n, text, characters, index, rules, scratch, out, k)
         out.starts[document + 1] = k
-    for i in range(k):
+    for i in range(out.starts[0], k):
         if out.ids[i] < UNKNOWN:
             seen[-2 - out.ids[i]] = 1
 
 
 @cpu_kernel
-def number_rows(documents, first_document, bucket_rows, ids, usage):
-    """Copies the ids of `documents` into `ids`, buckets as their rows, and counts in how many documents a row occurs.
+def number_rows(documents, first_document, bucket_rows, usage):
+    """Turns buckets into rows, in place, and counts in how many documents each row occurs.
 
     Parameters
     ----------
     documents : Documents
         An id below UNKNOWN is -2 - bucket.
-    ids : int32 (n_ids,)
-        Overwritten.
     usage : int32 (n_rows, 2)
         Last document + 1; number of documents, added to.
     """
+    ids = documents.ids
     for document in range(documents.starts.size - 1):
         stamp = first_document + document + 1
         for i in range(documents.starts[document], documents.starts[document + 1]):
-            row = np.int64(documents.ids[i])
+            row = np.int64(ids[i])
             if row < UNKNOWN:
                 row = np.int64(bucket_rows[-2 - row])
-            ids[i] = row
+                ids[i] = row
             if usage[row, 0] != stamp:
                 usage[row, 0] = stamp
                 usage[row, 1] += 1
