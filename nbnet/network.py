@@ -24,6 +24,11 @@ class LayerKind(IntEnum):
 
     DENSE = 0
     EMBEDDING = 1
+    IMAGES = 2
+    CONV2D = 3
+    MAX_POOL = 4
+    AVG_POOL = 5
+    FLATTEN = 6
 
 
 class Activation(IntEnum):
@@ -38,6 +43,13 @@ class Activation(IntEnum):
     TANH = 6
     LOGISTIC = 7
     SOFTPLUS = 8
+
+
+class ConvAlgorithm(IntEnum):
+    """How a convolution is computed; chosen by its shape alone."""
+
+    DIRECT = 0
+    WINOGRAD = 1
 
 
 class Loss(IntEnum):
@@ -86,12 +98,37 @@ LAYER = np.dtype(
         ("output_start", np.int64),  # per sample: multiply by the rows that the workspace holds
         ("dropout", np.float64),  # share of outputs set to zero in training
         ("pooling", np.int64),  # Pooling, of an embedding
+        # what follows belongs to layers of images, whose output is a map of pixels; see `nbnet.image_network`
+        ("input", np.int64),  # number of the layer that is read
+        ("input_adds", np.int64),  # 1: a later layer reads it too, and has left its part of the gradient
+        ("input_leaves", np.int64),  # 1: an earlier layer reads it too, and this part of the gradient is left for it
+        ("skip", np.int64),  # number of the layer whose output is added before the activation; NONE
+        ("skip_adds", np.int64),
+        ("skip_leaves", np.int64),
+        ("in_channels", np.int64),
+        ("kernel_size", np.int64),
+        ("stride", np.int64),
+        ("padding", np.int64),  # pixels of zeros that the filter reaches above and left of the image
+        ("algorithm", np.int64),  # ConvAlgorithm
+        ("height", np.int64),  # before pooling
+        ("width", np.int64),
+        ("pool_height", np.int64),
+        ("pool_width", np.int64),
+        ("out_height", np.int64),
+        ("out_width", np.int64),
+        ("channel_stride", np.int64),  # elements from pixel to pixel of the output
+        ("border", np.int64),  # rows and columns of zeros above and left of the output's pixels
+        ("pitch", np.int64),  # pixels from row to row of the output
+        ("map_size", np.int64),  # elements of an image's output, borders included
+        ("scale_start", np.int64),  # in the vector: batch norm's factors (out_stride,); NONE
+        ("state_start", np.int64),  # in the vector: batch norm's running mean and variance, (2, out_stride)
     ],
     align=True,
 )
 
 PAD = 16  # leading dimensions and rows of weights are multiples of this
 TENSOR_ALIGNMENT = 32  # first element of a tensor
+NONE = -1  # where a layer has no such thing
 ODD_FROM = 256  # from this many columns on, leading dimensions are odd multiples of PAD
 
 
