@@ -8,6 +8,7 @@ __version__ = "0.1.0.dev0"
 _PUBLIC = {
     "MLPClassifier": "nbnet.estimators.mlp",
     "MLPRegressor": "nbnet.estimators.mlp",
+    "TextEmbeddingClassifier": "nbnet.estimators.text",
     "HistoryDisplay": "nbnet.plotting",
     "ImagePreprocessor": "nbnet.images",
     "load_images": "nbnet.images",
@@ -19,6 +20,7 @@ __all__ = [
     "ImagePreprocessor",
     "MLPClassifier",
     "MLPRegressor",
+    "TextEmbeddingClassifier",
     "__version__",
     "datasets",
     "load_images",

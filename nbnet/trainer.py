@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from importlib import import_module
 from time import perf_counter
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -29,8 +30,8 @@ NON_FINITE_WEIGHTS = (
 )
 
 
-def backend_for(device: str) -> ModuleType:
-    """Module that computes on `device`.
+def backend_for(device: str, kind: str = "session") -> ModuleType:
+    """Module that computes on `device`: its "session" for tables, its "text_session" for documents.
 
     Raises
     ------
@@ -39,9 +40,8 @@ def backend_for(device: str) -> ModuleType:
     """
     if device == "cuda":
         raise ValueError("device='cuda' is not built yet; use device='cpu'")
-    from .cpu import session  # here, not above: importing nbnet.trainer must not import kernels
-
-    return session
+    # here, not above: importing nbnet.trainer must not import kernels
+    return import_module(f".cpu.{kind}", __package__)
 
 
 class Settings(NamedTuple):
@@ -69,9 +69,9 @@ class Settings(NamedTuple):
     max_grad_norm: float | None
 
     @classmethod
-    def of(cls, estimator) -> Settings:
-        """Read every setting from the attribute of the same name."""
-        return cls(**{name: getattr(estimator, name) for name in cls._fields})
+    def of(cls, estimator, **fixed) -> Settings:
+        """Read every setting from the attribute of the same name, but for those that are `fixed`."""
+        return cls(**{name: getattr(estimator, name) for name in cls._fields if name not in fixed}, **fixed)
 
     @property
     def schedule(self) -> LearningRate:
@@ -239,7 +239,9 @@ class StochasticTraining:
     best_params : ndarray (n_params,) or None
         Parameters of ``progress.best_validation_score``, from an earlier call.
     has_finite_epoch : bool
-        Whether an earlier call left usable parameters, so that divergence warns instead of raising.
+        Whether there are usable parameters to go back to, so that divergence warns instead of raising.
+    largest_loss : float
+        An epoch of a greater loss has diverged, even if its weights are finite.
     validation : Validation or None
         Rows to validate on.
     hooks : EpochHooks
@@ -257,6 +259,7 @@ class StochasticTraining:
         seed: int,
         best_params: np.ndarray | None = None,
         has_finite_epoch: bool = False,
+        largest_loss: float = np.inf,
         validation: Validation | None = None,
         hooks: EpochHooks | None = None,
     ):
@@ -266,7 +269,7 @@ class StochasticTraining:
         self.n_samples = len(data.row_numbers)
         self.batch_size = check_batch_size(settings.batch_size, self.n_samples)
         self.n_batches = -(-self.n_samples // self.batch_size)
-        self.best_params, self.has_finite_epoch = best_params, has_finite_epoch
+        self.best_params, self.has_finite_epoch, self.largest_loss = best_params, has_finite_epoch, largest_loss
         resumed = state is not None and state.solver == settings.solver and state.moments is not None
         self.state = state if resumed else OptimizerState(settings.solver)
         self.epochs_before = len(progress.loss_curve)  # with one seed, shuffles go on where the last call ended
@@ -333,7 +336,8 @@ class StochasticTraining:
         result = self.session.train_epoch(self.data.rows, self.data.targets, order, rates, decays, state.n_steps)
         self.state = state._replace(n_steps=state.n_steps + self.n_batches, n_epochs=state.n_epochs + 1)
         loss = float(result.loss)
-        finite = np.isfinite(loss) and not predictions_overflow(self.session.params, self.evaluate_training_rows)
+        finite = np.isfinite(loss) and loss <= self.largest_loss
+        finite = finite and not predictions_overflow(self.session.params, self.evaluate_training_rows)
         scores = {}
         if finite:
             scores = validate(self.session, self.validation)
@@ -409,10 +413,12 @@ class StochasticTraining:
         """Raise where there are no finite weights to go back to, else warn."""
         if not self.has_finite_epoch:
             raise ValueError(NON_FINITE_WEIGHTS)
+        reason, else_do = "loss or weights are no longer finite", ", scale the input or set max_grad_norm"
+        if np.isfinite(self.largest_loss):  # of texts, which have no scale
+            reason, else_do = f"its loss is above {self.largest_loss:.0f} or not finite", ""
         warnings.warn(
-            f"Training diverged in iteration {self.progress.n_iter}: loss or weights are no longer finite. The last "
-            f"finite weights are kept. Lower learning_rate_init={self.settings.learning_rate_init:g}, scale the input "
-            "or set max_grad_norm.",
+            f"Training diverged in iteration {self.progress.n_iter}: {reason}. The last finite weights are kept. Lower "
+            f"learning_rate_init={self.settings.learning_rate_init:g}{else_do}.",
             ConvergenceWarning,
             stacklevel=2,
         )

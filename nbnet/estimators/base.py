@@ -23,7 +23,7 @@ from ..progress import PROGRESS_ATTRIBUTES
 from ..schedules import LEARNING_RATES
 from .callbacks import CALLBACK_ATTRIBUTES, CallbackHooks, CallbackSupportMixin, has_callbacks
 from .presets import TABULAR
-from .run import Encoded, Output, Run, Table, dense_rows
+from .run import Encoded, Output, Table, TableRun, dense_rows
 from .scaling import BLOCK_ROWS, InputScaler, InputScaling
 from .validation import (
     check_activations,
@@ -176,7 +176,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
                 self._learn_input_scaling(table, rows)
             self.n_outputs_, self.n_layers_ = output.n_outputs, len(hidden) + 2
             self.out_activation_ = output.activation
-            run = Run(self, backend, new_network, output, params, seed)
+            run = TableRun(self, backend, new_network, output, params, seed)
             hooks = None
             if has_callbacks(self) and not incremental:
                 hooks = CallbackHooks(self, self.max_iter, run.attributes, X, y, sample_weight)

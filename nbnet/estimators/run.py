@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from copy import copy
 from typing import Any, NamedTuple
 
@@ -46,9 +47,9 @@ class Table(NamedTuple):
 
     Attributes
     ----------
-    X : ndarray or CSR (n_samples, n_features)
+    X : ndarray or CSR (n_samples, n_features), or object ndarray (n_documents,) of texts
         Not scaled.
-    encoded : Encoded
+    encoded : Encoded or Labels
         Targets.
     weights : float64 (n_samples,)
         The sample weights, for scores.
@@ -81,7 +82,7 @@ def dense_rows(X, start: int, stop: int) -> np.ndarray:
     return block.toarray() if sp.issparse(block) else block
 
 
-class Run:
+class Run(ABC):
     """One call of fit or partial_fit, between validation and the fitted attributes.
 
     Parameters
@@ -90,23 +91,105 @@ class Run:
         Read only.
     backend : module
         Where to compute.
+    session : Session
+        The network, with the parameters to start from.
+    settings : Settings
+        Of the training.
+    seed : int
+        Key of shuffles and dropout masks.
+    """
+
+    starts_usable = False  # whether the parameters to start from predict sensibly
+    largest_loss = np.inf  # an epoch of a greater loss has diverged
+
+    def __init__(self, estimator, backend, session, settings: trainer.Settings, seed: int):
+        self.estimator, self.backend, self.session = estimator, backend, session
+        self.settings, self.seed = settings, seed
+
+    @abstractmethod
+    def rows(self, X):
+        """The backend's view of validated rows."""
+
+    @abstractmethod
+    def targets(self, table: Table):
+        """The backend's targets."""
+
+    @abstractmethod
+    def attributes(self, params: np.ndarray) -> dict:
+        """What makes an estimator predict with `params`."""
+
+    def predict(self, session, rows) -> np.ndarray:
+        """Output of the network as the estimator gives it."""
+        return session.predict(rows)
+
+    def scorer(self, table: Table):
+        """``score(session, loss)`` on these rows, as `scoring` says."""
+        scoring = self.estimator.scoring
+        weights = None if (table.weights == 1).all() else table.weights
+        if scoring == "loss":
+            return lambda session, loss: -loss
+        if scoring is None:
+            rows = self.rows(table.X)
+            score = self.estimator._score_predictions
+            return lambda session, loss: score(table.encoded, self.predict(session, rows), weights)
+        scorer = check_scoring(self.estimator, scoring=scoring)
+        weights = {} if weights is None else {"sample_weight": weights}
+
+        def score(session, loss):
+            fitted = copy(self.estimator)
+            vars(fitted).update(self.attributes(session.params))
+            vars(fitted).pop("feature_names_in_", None)  # these rows are arrays by now
+            return scorer(fitted, table.X, table.encoded.original, **weights)
+
+        return score
+
+    def stochastic(self, data, validation, hooks, first_pass: bool, incremental: bool) -> dict:
+        """Train with a stochastic solver; returns the fitted attributes."""
+        estimator = self.estimator
+        fitted = {} if first_pass else vars(estimator)
+        progress = Progress.resume(fitted, estimator.early_stopping)
+        best_params = None
+        if estimator.early_stopping and progress.best_validation_score > -np.inf:
+            best_params = trainer.aligned_copy(estimator.params_, self.session.params.dtype)
+        training = trainer.StochasticTraining(
+            self.session,
+            data,
+            self.settings,
+            progress,
+            fitted.get("_optimizer") if incremental else None,
+            seed=self.seed,
+            best_params=best_params,
+            has_finite_epoch=self.starts_usable or not first_pass,
+            largest_loss=self.largest_loss,
+            validation=validation,
+            hooks=hooks,
+        )
+        outcome = training.run(1 if incremental else estimator.max_iter, warn_at_max_iter=not incremental)
+        attributes = {**self.attributes(outcome.params), **progress.attributes(), "_optimizer": outcome.state}
+        if incremental and outcome.latest_params is not outcome.params:
+            attributes["_latest_params"] = outcome.latest_params
+        return attributes
+
+
+class TableRun(Run):
+    """One call of fit or partial_fit of an MLP.
+
+    Parameters
+    ----------
+    estimator, backend, seed
+        As in `Run`.
     new_network : Network
         The layers.
     output : Output
         The loss.
     params : ndarray (n_params,)
         Starting point.
-    seed : int
-        Key of shuffles and dropout masks.
     """
 
     def __init__(self, estimator, backend, new_network: Network, output: Output, params, seed: int):
-        self.estimator, self.backend, self.network, self.seed = estimator, backend, new_network, seed
-        self.dtype = params.dtype
+        self.network, self.loss, self.dtype = new_network, output.loss, params.dtype
         self.compute_dtype = np.dtype(np.float64) if estimator.solver == "lbfgs" else params.dtype
-        self.settings = trainer.Settings.of(estimator)
-        self.loss = output.loss
-        self.session = backend.Session(
+        session = backend.Session(
             new_network,
             params if params.dtype == self.compute_dtype else trainer.aligned_copy(params, self.compute_dtype),
             output.loss,
@@ -114,6 +197,7 @@ class Run:
             label_smoothing=estimator.label_smoothing,
             n_jobs=estimator.n_jobs,
         )
+        super().__init__(estimator, backend, session, trainer.Settings.of(estimator), seed)
 
     def training_rows(self, X):
         """The backend's view of X, which is not copied unless the estimator scales; kernels convert what they read."""
@@ -137,53 +221,6 @@ class Run:
         if params.dtype != self.dtype:
             params = trainer.aligned_copy(params, self.dtype)
         return {"params_": params, "network_": self.network, "_loss": self.loss, "_latest_params": None}
-
-    def scorer(self, table: Table):
-        """``score(session, loss)`` on these rows, as `scoring` says."""
-        scoring = self.estimator.scoring
-        weights = None if (table.weights == 1).all() else table.weights
-        if scoring == "loss":
-            return lambda session, loss: -loss
-        if scoring is None:
-            rows = self.rows(table.X)
-            score = self.estimator._score_predictions
-            return lambda session, loss: score(table.encoded, session.predict(rows), weights)
-        scorer = check_scoring(self.estimator, scoring=scoring)
-        weights = {} if weights is None else {"sample_weight": weights}
-
-        def score(session, loss):
-            fitted = copy(self.estimator)
-            vars(fitted).update(self.attributes(session.params))
-            vars(fitted).pop("feature_names_in_", None)  # these rows are arrays by now
-            return scorer(fitted, table.X, table.encoded.original, **weights)
-
-        return score
-
-    def stochastic(self, data, validation, hooks, first_pass: bool, incremental: bool) -> dict:
-        """Train with sgd, adam or adamw; returns the fitted attributes."""
-        estimator = self.estimator
-        fitted = {} if first_pass else vars(estimator)
-        progress = Progress.resume(fitted, estimator.early_stopping)
-        best_params = None
-        if estimator.early_stopping and progress.best_validation_score > -np.inf:
-            best_params = trainer.aligned_copy(estimator.params_, self.dtype)
-        training = trainer.StochasticTraining(
-            self.session,
-            data,
-            self.settings,
-            progress,
-            fitted.get("_optimizer") if incremental else None,
-            seed=self.seed,
-            best_params=best_params,
-            has_finite_epoch=not first_pass,
-            validation=validation,
-            hooks=hooks,
-        )
-        outcome = training.run(1 if incremental else estimator.max_iter, warn_at_max_iter=not incremental)
-        attributes = {**self.attributes(outcome.params), **progress.attributes(), "_optimizer": outcome.state}
-        if incremental and outcome.latest_params is not outcome.params:
-            attributes["_latest_params"] = outcome.latest_params
-        return attributes
 
     def lbfgs(self, data, validation, hooks) -> dict:
         """Train with L-BFGS; returns the fitted attributes."""

@@ -1,0 +1,81 @@
+"""From texts to vectors and probabilities, by one fitted model."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .. import trainer
+from ..network import Loss
+from ..tokens import BOUNDARY_WORDS, TokenIndex
+
+BLOCK = 4096  # documents that are read at a time: memory of a prediction does not grow with their number
+FLOP_A_CHARACTER = 50.0  # what cutting a character from a text, and finding the row of its word, is worth
+COUNTS = 256  # a token's repeats in a document are counted up to 255
+
+
+def idf(index: TokenIndex) -> np.ndarray:
+    """``log((1 + n) / (1 + df)) + 1`` of each row: scikit-learn's smoothed inverse document frequency."""
+    return np.log((1.0 + index.n_documents) / (1.0 + index.document_frequency)) + 1.0
+
+
+def token_weights(index: TokenIndex, row_weights: np.ndarray | None) -> dict:
+    """Weights as a `TextSession` takes them; merged repeats of a token weigh 1 + log(count)."""
+    counts = np.concatenate([[0.0], 1.0 + np.log(np.arange(1, COUNTS))]) if index.analysis.merge_repeats else None
+    return {"row_weights": row_weights, "count_weights": counts}
+
+
+def n_workers_for(backend, texts, n_jobs: int | None) -> int:
+    """Workers that cut the texts into tokens."""
+    return backend.choose_n_workers(n_jobs, FLOP_A_CHARACTER * sum(map(len, texts)))
+
+
+class Reader:
+    """A fitted `TextEmbeddingClassifier` in use.
+
+    Parameters
+    ----------
+    estimator : TextEmbeddingClassifier
+        With its fitted attributes, but for `params_`.
+    params : ndarray (n_params,)
+    """
+
+    def __init__(self, estimator, params: np.ndarray):
+        self.backend = trainer.backend_for(estimator.device, "text_session")
+        self.index, self.prior = estimator._index, estimator.class_prior_
+        weights = token_weights(self.index, estimator.idf_)
+        self.session = self.backend.TextSession(estimator.network_, params, estimator._loss, **weights)
+        # classes that exclude each other have probabilities that sum to 1, whatever the loss
+        self.normalize = not estimator._multilabel and estimator._loss == Loss.SIGMOID_CROSS_ENTROPY
+        rules = self.index.analysis.rules()
+        self.n_boundary_rows = len(BOUNDARY_WORDS) if rules.boundary_tokens and rules.first_n == 1 else 0
+
+    def documents(self, texts: list[str], n_jobs: int | None):
+        """The backend's view of texts."""
+        return self.backend.as_texts(self.index.transform(texts, n_workers_for(self.backend, texts, n_jobs)))
+
+    def probabilities(self, rows) -> np.ndarray:
+        """Probability of each class (n_documents, n_classes), of `documents`."""
+        out = self.session.predict(rows)
+        if self.normalize:
+            total = out.sum(axis=1, keepdims=True)
+            out = np.divide(out, total, out=np.tile(self.prior, (len(out), 1)), where=total > 0)
+        ids, starts = rows.documents.ids, rows.documents.starts
+        for i in np.flatnonzero(starts[1:] - starts[:-1] <= self.n_boundary_rows):
+            if (ids[starts[i] : starts[i + 1]] < self.n_boundary_rows).all():
+                out[i] = self.prior
+        return out
+
+    def predict(self, texts: list[str], n_jobs: int | None) -> np.ndarray:
+        """Probability of each class (n_documents, n_classes)."""
+        return self._in_blocks(texts, n_jobs, self.probabilities)
+
+    def transform(self, texts: list[str], n_jobs: int | None) -> np.ndarray:
+        """Pooled vectors (n_documents, dim)."""
+        return self._in_blocks(texts, n_jobs, self.session.transform)
+
+    def _in_blocks(self, texts, n_jobs, compute) -> np.ndarray:
+        self.session.n_jobs = n_jobs
+        if len(texts) <= BLOCK:
+            return compute(self.documents(texts, n_jobs))
+        blocks = (texts[start : start + BLOCK] for start in range(0, len(texts), BLOCK))
+        return np.concatenate([compute(self.documents(block, n_jobs)) for block in blocks])

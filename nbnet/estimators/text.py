@@ -1,0 +1,640 @@
+"""`TextEmbeddingClassifier`: labels of raw texts, by a network over embedded words and n-grams."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from copy import copy
+from numbers import Integral, Real
+from typing import Self
+
+import numpy as np
+import scipy.sparse as sp
+from sklearn.base import (
+    BaseEstimator,
+    ClassifierMixin,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    _fit_context,
+)
+from sklearn.model_selection import train_test_split
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, RealNotInt, StrOptions, validate_params
+from sklearn.utils.multiclass import _check_partial_fit_first_call
+from sklearn.utils.validation import check_consistent_length, check_is_fitted
+
+from .. import random, trainer
+from ..network import bias_of, weight_of
+from ..progress import PROGRESS_ATTRIBUTES
+from ..tokens import BOUNDARY_WORDS, Analysis, TokenIndex, check_texts
+from .base import BaseMLP, unchanged_on_error
+from .callbacks import CallbackHooks, CallbackSupportMixin, has_callbacks
+from .labels import (
+    class_weights_of,
+    encode_labels,
+    is_indicator,
+    mean_of_labels,
+    validate_labels,
+)
+from .reader import Reader, idf, n_workers_for
+from .run import Table
+from .text_run import LOSSES, POOLINGS, TextRun, starting_params, table_of
+from .validation import check_validation_arguments, check_weights
+
+SOLVERS = ("adagrad", "sgd", "adam")
+SHARED_PARAMETERS = (
+    "hidden_layer_sizes activation alpha batch_size learning_rate learning_rate_init power_t max_iter shuffle "
+    "random_state tol verbose warm_start momentum early_stopping validation_fraction beta_1 beta_2 epsilon "
+    "n_iter_no_change dropout label_smoothing warmup_fraction scoring dtype n_jobs device"
+).split()
+
+
+class TextEmbeddingClassifier(
+    ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupportMixin, ClassifierMixin, BaseEstimator
+):
+    """Classifier of raw texts."""
+
+    _parameter_constraints: dict = {
+        **{name: BaseMLP._parameter_constraints[name] for name in SHARED_PARAMETERS},
+        "embedding_dim": [Interval(Integral, 1, None, closed="left")],
+        "pooling": [StrOptions(set(POOLINGS))],
+        "analyzer": [StrOptions({"word", "char", "char_wb"}), callable],
+        "lowercase": ["boolean"],
+        "strip_accents": [StrOptions({"ascii", "unicode"}), callable, None],
+        "stop_words": [StrOptions({"english"}), list, tuple, set, frozenset, None],
+        "token_pattern": [str, None],
+        "ngram_range": [tuple, list],
+        "subword_range": [tuple, list, None],
+        "boundary_tokens": ["boolean"],
+        "token_weights": [StrOptions({"idf"}), None],
+        "sublinear_tf": ["boolean"],
+        "min_df": [Interval(RealNotInt, 0, 1, closed="both"), Interval(Integral, 1, None, closed="left")],
+        "max_features": [Interval(Integral, 1, None, closed="left"), None],
+        "n_buckets": [Interval(Integral, 1, 2**31 - 1, closed="both")],
+        "loss": [StrOptions(set(LOSSES))],
+        "pretrained_embeddings": [str, os.PathLike, Mapping, tuple, list, None],
+        "freeze_embeddings": ["boolean"],
+        "solver": [StrOptions(set(SOLVERS))],
+        "class_weight": [dict, StrOptions({"balanced"}), None],
+    }
+
+    def __init__(
+        self,
+        embedding_dim=100,
+        hidden_layer_sizes=(),
+        *,
+        activation="relu",
+        pooling="mean",
+        analyzer="word",
+        lowercase=True,
+        strip_accents=None,
+        stop_words=None,
+        token_pattern=None,
+        ngram_range=(1, 2),
+        subword_range=None,
+        boundary_tokens=True,
+        token_weights="idf",
+        sublinear_tf=True,
+        min_df=1,
+        max_features=None,
+        n_buckets=2**20,
+        loss="softmax",
+        pretrained_embeddings=None,
+        freeze_embeddings=False,
+        solver="adagrad",
+        alpha=0.0,
+        batch_size="auto",
+        learning_rate="linear",
+        learning_rate_init=0.03,
+        power_t=0.5,
+        max_iter=10,
+        shuffle=True,
+        random_state=None,
+        tol=1e-4,
+        verbose=False,
+        warm_start=False,
+        momentum=0.0,
+        early_stopping=False,
+        validation_fraction=0.1,
+        beta_1=0.9,
+        beta_2=0.999,
+        epsilon=1e-8,
+        n_iter_no_change=10,
+        class_weight=None,
+        dropout=0.0,
+        label_smoothing=0.1,
+        warmup_fraction=0.0,
+        scoring=None,
+        dtype=None,
+        n_jobs=None,
+        device="cpu",
+    ):
+        self.embedding_dim = embedding_dim
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+        self.pooling = pooling
+        self.analyzer = analyzer
+        self.lowercase = lowercase
+        self.strip_accents = strip_accents
+        self.stop_words = stop_words
+        self.token_pattern = token_pattern
+        self.ngram_range = ngram_range
+        self.subword_range = subword_range
+        self.boundary_tokens = boundary_tokens
+        self.token_weights = token_weights
+        self.sublinear_tf = sublinear_tf
+        self.min_df = min_df
+        self.max_features = max_features
+        self.n_buckets = n_buckets
+        self.loss = loss
+        self.pretrained_embeddings = pretrained_embeddings
+        self.freeze_embeddings = freeze_embeddings
+        self.solver = solver
+        self.alpha = alpha
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.learning_rate_init = learning_rate_init
+        self.power_t = power_t
+        self.max_iter = max_iter
+        self.shuffle = shuffle
+        self.random_state = random_state
+        self.tol = tol
+        self.verbose = verbose
+        self.warm_start = warm_start
+        self.momentum = momentum
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.beta_1 = beta_1
+        self.beta_2 = beta_2
+        self.epsilon = epsilon
+        self.n_iter_no_change = n_iter_no_change
+        self.class_weight = class_weight
+        self.dropout = dropout
+        self.label_smoothing = label_smoothing
+        self.warmup_fraction = warmup_fraction
+        self.scoring = scoring
+        self.dtype = dtype
+        self.n_jobs = n_jobs
+        self.device = device
+
+    # ------------------------------------------------------------------ fit
+
+    def _fit(self, X, y, sample_weight, X_val, y_val, sample_weight_val, *, incremental: bool) -> Self:
+        with unchanged_on_error(self):
+            backend = trainer.backend_for(self.device, "text_session")
+            analysis = self._analysis()
+            first_pass = "params_" not in vars(self) or not (self.warm_start or incremental)
+            if not first_pass and analysis != self._index.analysis:
+                raise ValueError(
+                    "The parameters that cut texts into tokens differ from those of the fitted vocabulary; fit with "
+                    "warm_start=False to start anew."
+                )
+            check_validation_arguments(X_val, y_val, sample_weight_val)
+            table, class_weights = self._training_table(X, y, sample_weight, first_pass, incremental)
+            documents = np.flatnonzero(table.loss_weights)  # a weight of 0 is the document's absence
+            random_state = check_random_state(self.random_state)
+            seed = random.draw_seed(random_state)
+            held_out = None
+            if X_val is not None:
+                held_out = self._validation_table(X_val, y_val, sample_weight_val, class_weights)
+            elif self.early_stopping and incremental:
+                raise ValueError("partial_fit does not support early_stopping=True")
+            elif self.early_stopping:
+                documents, held_out_documents = self._split(table.encoded, documents, random_state)
+                held_out = table.take(held_out_documents)
+            table = table.take(documents)
+
+            rows = self._learn_vocabulary(backend, analysis, table, first_pass)
+            dtype = np.dtype(self.dtype or (np.float32 if first_pass else self.params_.dtype))
+            self._learn_prior(table, first_pass, dtype)
+            latest = None
+            if not first_pass:
+                latest = vars(self).get("_latest_params") if incremental else None
+                latest = self.params_ if latest is None else latest
+            self.network_, params = starting_params(self, backend, self._index, len(self.classes_), latest, dtype, seed)
+            run = TextRun(self, backend, params, len(documents), seed)
+            hooks = None
+            if has_callbacks(self) and not incremental:
+                hooks = CallbackHooks(self, self.max_iter, run.attributes, X, y, sample_weight)
+            data = trainer.Data(rows, run.targets(table), np.arange(len(documents)))
+            validation = None
+            if held_out is not None:
+                validation = trainer.Validation(run.rows(held_out.X), run.targets(held_out), run.scorer(held_out))
+            attributes = run.stochastic(data, validation, hooks, first_pass, incremental)
+            for name in PROGRESS_ATTRIBUTES:
+                vars(self).pop(name, None)
+            vars(self).update(attributes)
+            if hooks is not None:
+                hooks.fit_end(self.params_)
+        return self
+
+    def _analysis(self) -> Analysis:
+        """How texts are cut, checked."""
+        for name in ("ngram_range", "subword_range"):
+            bounds = getattr(self, name)
+            if bounds is None:
+                continue
+            if len(bounds) != 2 or not all(isinstance(n, Integral) for n in bounds) or not 1 <= bounds[0] <= bounds[1]:
+                raise ValueError(f"{name} must be two integers (shortest, longest) from 1 on, got {bounds!r}.")
+        return Analysis(
+            analyzer=self.analyzer,
+            lowercase=self.lowercase,
+            strip_accents=self.strip_accents,
+            stop_words=self.stop_words,
+            token_pattern=self.token_pattern,
+            ngram_range=tuple(self.ngram_range),
+            subword_range=None if self.subword_range is None else tuple(self.subword_range),
+            boundary_tokens=self.boundary_tokens,
+            min_df=self.min_df,
+            max_features=self.max_features,
+            n_buckets=self.n_buckets,
+            merge_repeats=self.sublinear_tf,
+        )
+
+    def _training_table(self, X, y, sample_weight, first_pass: bool, incremental: bool):
+        """Validated documents, and the class weights learned from them."""
+        texts = self._validate_texts(X)
+        y = validate_labels(y, "y", self)
+        check_consistent_length(texts, y)
+        if first_pass:
+            self._multilabel = is_indicator(y)
+            self._sparse_labels = sp.issparse(y)
+            if not incremental:  # the first partial_fit has them from its caller
+                self.classes_ = np.arange(y.shape[1]) if self._multilabel else np.unique(y)
+        elif not incremental and not is_indicator(y) and set(y) != set(self.classes_):
+            raise ValueError(
+                "warm_start can only be used where `y` has the same classes as in the previous call to fit. Previously "
+                f"got {self.classes_}, `y` has {np.unique(y)}"
+            )
+        weights = check_weights(sample_weight, texts)
+        labels = self._encode(y, "y")
+        class_weights = None
+        if self.class_weight == "balanced" and incremental:
+            raise ValueError(
+                "class_weight 'balanced' is not supported for partial_fit. In order to use 'balanced' weights, use "
+                "compute_class_weight('balanced', classes=classes, y=y). Pass the resulting weights as the "
+                "class_weight parameter."
+            )
+        if self.class_weight is not None:
+            class_weights = class_weights_of(self.class_weight, labels, weights, self.classes_)
+        return self._table(texts, labels, weights, class_weights), class_weights
+
+    def _validation_table(self, X_val, y_val, sample_weight_val, class_weights) -> Table:
+        texts = self._validate_texts(X_val)
+        labels = self._encode(validate_labels(y_val, "y_val", self), "y_val")
+        weights = check_weights(sample_weight_val, texts, "sample_weight_val")
+        return self._table(texts, labels, weights, class_weights)
+
+    def _validate_texts(self, X) -> np.ndarray:
+        """The texts as an array of objects."""
+        texts = check_texts(X)
+        if not texts:
+            raise ValueError(
+                f"Found array with 0 sample(s) (shape=(0,)) while a minimum of 1 is required by {type(self).__name__}."
+            )
+        array = np.empty(len(texts), object)
+        array[:] = texts
+        return array
+
+    def _encode(self, y, name: str):
+        if is_indicator(y) != self._multilabel:
+            kinds = ("an indicator matrix", "one label a document")
+            fitted, given = kinds if self._multilabel else kinds[::-1]
+            raise ValueError(f"The estimator was fitted with {fitted}, but `{name}` has {given}.")
+        return encode_labels(y, self.classes_, name)
+
+    def _table(self, texts, labels, weights, class_weights) -> Table:
+        """Documents with their weights in the loss: softmax has nothing to learn from one without labels."""
+        loss_weights = weights if class_weights is None else weights * mean_of_labels(class_weights, labels)
+        if self.loss == "softmax":
+            loss_weights = loss_weights * (labels.lengths > 0)
+        return Table(texts, labels, weights, check_weights(loss_weights, texts))
+
+    def _split(self, labels, documents, random_state):
+        """Documents to train on, and documents held out for early stopping; two classes keep their shares."""
+        stratify = labels.numbers[documents] if len(self.classes_) == 2 and not self._multilabel else None
+        training, held_out = train_test_split(
+            documents, random_state=random_state, test_size=self.validation_fraction, stratify=stratify
+        )
+        if len(held_out) < 2:
+            raise ValueError(
+                "The validation set is too small. Increase 'validation_fraction' or the size of your dataset."
+            )
+        return training, held_out
+
+    def _learn_vocabulary(self, backend, analysis: Analysis, table: Table, first_pass: bool):
+        """Set the index of tokens and what follows from it; returns the backend's view of the documents."""
+        texts = table.X.tolist()
+        n_workers = n_workers_for(backend, texts, self.n_jobs)
+        if first_pass:
+            self._index = TokenIndex(analysis)
+            documents = self._index.fit_transform(texts, n_workers)
+        else:
+            self._index = copy(self._index)
+            documents = self._index.extend_transform(texts, n_workers)
+        self.idf_ = idf(self._index) if self.token_weights == "idf" else None
+        self._loss = LOSSES[self.loss]
+        return backend.as_texts(documents)
+
+    def _learn_prior(self, table: Table, first_pass: bool, dtype) -> None:
+        """Shares of the classes among the training documents of all calls."""
+        labels, weights = table.encoded, table.loss_weights
+        if self.loss == "softmax":
+            weights = weights / np.maximum(labels.lengths, 1)
+        counts, total = labels.count(weights, len(self.classes_)), table.loss_weights.sum()
+        if not first_pass:
+            counts, total = counts + self._class_counts[0], total + self._class_counts[1]
+        self._class_counts = (counts, total)
+        self.class_prior_ = (counts / total).astype(dtype)
+
+    def _score_predictions(self, labels, probabilities: np.ndarray, weights: np.ndarray | None) -> float:
+        if self._multilabel:
+            correct = (self._decide(probabilities) == labels.indicator(len(self.classes_))).all(axis=1)
+        else:
+            correct = probabilities.argmax(axis=1) == labels.numbers
+        return float(np.average(correct, weights=weights))
+
+    def _decide(self, probabilities: np.ndarray) -> np.ndarray:
+        """Which labels a document has, boolean (n_documents, n_labels)."""
+        chosen = probabilities >= 0.5
+        if self._loss == LOSSES["softmax"]:  # shares of one: where several are likely, none reaches a half
+            chosen[np.arange(len(chosen)), probabilities.argmax(axis=1)] = True
+        return chosen
+
+    def __getstate__(self) -> dict:
+        state = super().__getstate__()
+        return {key: value for key, value in state.items() if key != "_reader"}
+
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__(state)
+        params = vars(self).get("params_")
+        if params is None:
+            return
+        # unpickling may leave the vector off a cache line, or map a read-only file
+        if params.ctypes.data % 64 or not params.flags.writeable:
+            self.params_ = trainer.aligned_copy(params)
+        self._reader = Reader(self, self.params_)
+
+    # ------------------------------------------------------------------ views of the parameters
+
+    @property
+    def embeddings_(self) -> np.ndarray:
+        """Vectors of tokens (n_rows, embedding_dim): a view of `params_`; `vocabulary_` has the rows of words."""
+        return table_of(self._params(), self.network_)
+
+    @property
+    def coefs_(self) -> list[np.ndarray]:
+        """Weight (n_in, n_out) of each layer above the embedding: views of `params_`."""
+        return [weight_of(self._params(), row) for row in self.network_.layers[1:]]
+
+    @property
+    def intercepts_(self) -> list[np.ndarray]:
+        """Bias (n_out,) of each layer above the embedding: views of `params_`."""
+        return [bias_of(self._params(), row) for row in self.network_.layers[1:]]
+
+    @property
+    def vocabulary_(self) -> dict[str, int]:
+        """Row in `embeddings_` of each word, as it is written after lower-casing and the like."""
+        self._params()
+        rows = zip(self._index.words, self._index.word_rows.tolist(), strict=True)
+        return {word: row for word, row in rows if word not in BOUNDARY_WORDS}
+
+    def _params(self) -> np.ndarray:
+        if "params_" not in vars(self):
+            raise AttributeError(f"{type(self).__name__!r} object is not fitted yet")
+        return self.params_
+
+    # ------------------------------------------------------------------ public
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y, sample_weight=None, *, X_val=None, y_val=None, sample_weight_val=None) -> Self:
+        """Learn vocabulary and network from texts and their labels.
+
+        Parameters
+        ----------
+        X : sequence of str of shape (n_documents,)
+            The texts.
+        y : array-like of shape (n_documents,) or indicator matrix (n_documents, n_labels)
+            Labels of any type, or which labels a document has, dense or sparse.
+        sample_weight : array-like of shape (n_documents,), default=None
+            Weight of each document. One of weight 0 is absent: its words do not enter the vocabulary either.
+        X_val, y_val : array-like, default=None
+            Validation documents. Their loss and score are recorded after each epoch, and with ``early_stopping=True``
+            decide instead of a split of X.
+        sample_weight_val : array-like of shape (n_val_documents,), default=None
+            Weights of the validation documents.
+
+        Returns
+        -------
+        self : TextEmbeddingClassifier
+            The fitted estimator.
+
+        Raises
+        ------
+        TypeError
+            If an item of X is no str; says which.
+        ValueError
+            For other invalid input. The estimator is then as it was before.
+        """
+        return self._fit(X, y, sample_weight, X_val, y_val, sample_weight_val, incremental=False)
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(
+        self, X, y, sample_weight=None, classes=None, *, X_val=None, y_val=None, sample_weight_val=None
+    ) -> Self:
+        """Go on with a single epoch over the given documents, whose new words and n-grams get rows.
+
+        `min_df` counts in these documents alone, `max_features` bounds the words of all calls together, and the
+        inverse document frequencies and the class prior are those of the documents of all calls.
+
+        Parameters
+        ----------
+        X, y, sample_weight, X_val, y_val, sample_weight_val
+            As in `fit`. ``early_stopping=True`` needs X_val here: each call appends to `validation_scores_`, the best
+            weights so far predict, and the next call goes on from the latest.
+        classes : array-like of shape (n_classes,), default=None
+            All classes, in the first call; y need not contain each of them. For an indicator matrix the numbers of its
+            columns.
+
+        Returns
+        -------
+        self : TextEmbeddingClassifier
+            The fitted estimator.
+        """
+        with unchanged_on_error(self):
+            _check_partial_fit_first_call(self, classes)
+            return self._fit(X, y, sample_weight, X_val, y_val, sample_weight_val, incremental=True)
+
+    def predict(self, X) -> np.ndarray:
+        """Most probable class of each text, or its labels.
+
+        Parameters
+        ----------
+        X : sequence of str of shape (n_documents,)
+            The texts.
+
+        Returns
+        -------
+        y : ndarray of shape (n_documents,) or indicator matrix (n_documents, n_labels)
+            Predicted classes. After fitting on an indicator matrix: the labels with a probability of at least 0.5, with
+            ``loss="softmax"`` at least the most probable one; sparse if that of `fit` was.
+        """
+        probabilities = self.predict_proba(X)
+        if not self._multilabel:
+            return self.classes_[probabilities.argmax(axis=1)]
+        labels = self._decide(probabilities).astype(int)
+        return sp.csr_array(labels) if self._sparse_labels else labels
+
+    def predict_proba(self, X) -> np.ndarray:
+        """Probability of each class.
+
+        Parameters
+        ----------
+        X : sequence of str of shape (n_documents,)
+            The texts.
+
+        Returns
+        -------
+        probabilities : ndarray of shape (n_documents, n_classes)
+            In the order of `classes_`. They sum to 1, unless ``loss="one_vs_all"`` was fitted on an indicator matrix. A
+            text without any known word or n-gram gets `class_prior_`.
+        """
+        return self._read(X, "predict")
+
+    def predict_log_proba(self, X) -> np.ndarray:
+        """Logarithm of `predict_proba`.
+
+        Parameters
+        ----------
+        X : sequence of str of shape (n_documents,)
+            The texts.
+
+        Returns
+        -------
+        log_probabilities : ndarray of shape (n_documents, n_classes)
+            In the order of `classes_`.
+        """
+        probabilities = self.predict_proba(X)
+        with np.errstate(divide="ignore"):
+            return np.log(probabilities, out=probabilities)
+
+    @validate_params(
+        {
+            "k": [Interval(Integral, 1, None, closed="left")],
+            "threshold": [Interval(Real, 0, 1, closed="both")],
+        },
+        prefer_skip_nested_validation=True,
+    )
+    def predict_top_k(self, X, k=1, threshold=0.0) -> tuple[np.ndarray, np.ndarray]:
+        """The `k` most probable classes of each text, the most probable first.
+
+        Parameters
+        ----------
+        X : sequence of str of shape (n_documents,)
+            The texts.
+        k : int, default=1
+            Classes a text, at most as many as there are.
+        threshold : float, default=0.0
+            Classes of a smaller probability are left out.
+
+        Returns
+        -------
+        labels : ndarray of shape (n_documents, k)
+            Entries of `classes_`. If any was left out, an array of objects with None in its place.
+        probabilities : ndarray of shape (n_documents, k)
+            Their probabilities, 0 for what was left out.
+        """
+        check_is_fitted(self)
+        if k > len(self.classes_):
+            raise ValueError(f"k={k} exceeds the number of classes, {len(self.classes_)}.")
+        probabilities = self.predict_proba(X)
+        order = np.argsort(-probabilities, axis=1, kind="stable")[:, :k]
+        probabilities = np.take_along_axis(probabilities, order, axis=1)
+        labels, left_out = self.classes_[order], probabilities < threshold
+        if left_out.any():
+            labels = labels.astype(object)
+            labels[left_out] = None
+            probabilities[left_out] = 0.0
+        return labels, probabilities
+
+    def transform(self, X) -> np.ndarray:
+        """Vector of each text: its pooled tokens, as the network above them sees it.
+
+        Parameters
+        ----------
+        X : sequence of str of shape (n_documents,)
+            The texts.
+
+        Returns
+        -------
+        vectors : ndarray of shape (n_documents, embedding_dim)
+            Zero for a text without any known word or n-gram.
+        """
+        return self._read(X, "transform")
+
+    def word_vector(self, word: str) -> np.ndarray:
+        """Vector of a word: that of its row plus those of its subwords.
+
+        Parameters
+        ----------
+        word : str
+            Lower-cased and the like as in a text.
+
+        Returns
+        -------
+        vector : ndarray of shape (embedding_dim,)
+
+        Raises
+        ------
+        KeyError
+            If neither the word nor a subword of it is known.
+        """
+        check_is_fitted(self)
+        rows = self._index.rows_of_word(word)
+        if not rows.size:
+            raise KeyError(word)
+        return self.embeddings_[rows].sum(axis=0)
+
+    def nearest_words(self, word, k: int = 10) -> list[tuple[str, float]]:
+        """Words of the vocabulary whose vectors point most nearly the same way.
+
+        Parameters
+        ----------
+        word : str or array-like of shape (embedding_dim,)
+            A word, which is not among the answers itself, or a vector.
+        k : int, default=10
+            How many.
+
+        Returns
+        -------
+        neighbors : list of (word, cosine)
+            The nearest first.
+        """
+        vector = self.word_vector(word) if isinstance(word, str) else np.asarray(word, self.params_.dtype)
+        own = self._index.row_of(word) if isinstance(word, str) else None
+        words = [name for name, row in self.vocabulary_.items() if row != own]
+        vectors = np.stack([self.word_vector(name) for name in words])
+        lengths = np.linalg.norm(vectors, axis=1) * np.linalg.norm(vector)
+        cosines = np.divide(vectors @ vector, lengths, out=np.zeros_like(lengths), where=lengths > 0)
+        nearest = np.argsort(-cosines, kind="stable")[:k]
+        return [(words[i], float(cosines[i])) for i in nearest]
+
+    def _read(self, X, what: str) -> np.ndarray:
+        if "params_" not in vars(self):
+            check_is_fitted(self)
+        texts = check_texts(X)
+        if not texts:
+            self._validate_texts(texts)
+        return getattr(self._reader, what)(texts, self.n_jobs)
+
+    @property
+    def _n_features_out(self) -> int:
+        return self.embeddings_.shape[1]
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.string = True
+        tags.input_tags.two_d_array = False
+        tags.classifier_tags.multi_label = True
+        tags.transformer_tags.preserves_dtype = []
+        return tags

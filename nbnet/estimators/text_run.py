@@ -1,0 +1,122 @@
+"""One call of fit or partial_fit on documents: the network, its starting point, and what the training needs."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .. import network, trainer
+from ..network import DenseSpec, EmbeddingSpec, Loss, Network, Pooling
+from ..tokens import TokenIndex
+from .embeddings import fill_pretrained_rows
+from .reader import Reader, token_weights
+from .run import Run, Table
+from .validation import cast_finite, check_activations, check_hidden_layer_sizes
+
+BATCH_SIZE = 16  # documents of a batch where the user leaves it to us
+WORST_LOSS = 1000.0  # times 1 + log(n_classes), about the loss of a guess: an epoch above it has diverged
+
+POOLINGS = {member.name.lower(): member for member in Pooling}
+LOSSES = {"softmax": Loss.SOFTMAX_CROSS_ENTROPY, "one_vs_all": Loss.SIGMOID_CROSS_ENTROPY}
+
+
+def build_network(estimator, n_rows: int, n_outputs: int) -> tuple[Network, Network]:
+    """The layers above the embedding, and all layers."""
+    sizes = check_hidden_layer_sizes(estimator.hidden_layer_sizes)
+    activations = check_activations(estimator.activation, len(sizes))
+    hidden = [DenseSpec(n, act, estimator.dropout) for n, act in zip(sizes, activations, strict=True)]
+    dense = network.build(estimator.embedding_dim, [*hidden, DenseSpec(n_outputs)])
+    pooling = POOLINGS[estimator.pooling]
+    return dense, network.put_below(dense, EmbeddingSpec(n_rows, estimator.embedding_dim, pooling, estimator.dropout))
+
+
+def table_of(params: np.ndarray, of: Network) -> np.ndarray:
+    """View (n_rows, dim) of the embedding."""
+    layer = of.layers[0]
+    start, stride = int(layer["weight_start"]), int(layer["out_stride"])
+    return params[start:].reshape(int(layer["n_in"]), stride)[:, : int(layer["n_out"])]
+
+
+def starting_params(estimator, backend, index: TokenIndex, n_outputs: int, latest, dtype, seed: int):
+    """The network, and parameters to start from.
+
+    Parameters
+    ----------
+    latest : ndarray or None
+        Parameters to go on from, which may lack the rows of new words; None: start anew.
+
+    Raises
+    ------
+    ValueError
+        If a network that goes on has other layers than the fitted one.
+    """
+    dense, whole = build_network(estimator, index.n_rows, n_outputs)
+    params = network.aligned_zeros(whole.n_params, dtype)
+    first_row = 0
+    if latest is not None:
+        fitted = estimator.network_.layers
+        first_row = int(fitted["n_in"][0])
+        sizes, fitted_sizes = whole.layers["n_out"].tolist(), fitted["n_out"].tolist()
+        if sizes != fitted_sizes:
+            raise ValueError(
+                f"The fitted network has layers of sizes {fitted_sizes}, from embedding to output, but the parameters "
+                f"and the data ask for {sizes}; fit with warm_start=False to start anew."
+            )
+        params[: latest.size] = latest
+    elif len(dense.layers) > 1:  # a linear output layer starts at zero, as fastText's
+        params[: dense.n_params] = network.initialize(dense, dtype, seed)
+    pretrained = estimator.pretrained_embeddings
+    if not (estimator.freeze_embeddings and pretrained is not None):  # there, words without a vector have none
+        backend.initialize_table(whole, params, seed, first_row, n_jobs=estimator.n_jobs)
+    if pretrained is not None:
+        fill_pretrained_rows(pretrained, index, table_of(params, whole), first_row)
+    return whole, params
+
+
+class TextRun(Run):
+    """One call of fit or partial_fit of a `TextEmbeddingClassifier`.
+
+    Parameters
+    ----------
+    estimator : TextEmbeddingClassifier
+        With its fitted attributes, but for those that training gives.
+    backend, seed
+        As in `Run`.
+    params : ndarray (n_params,)
+        Starting point.
+    n_documents : int
+        Documents to train on.
+    """
+
+    starts_usable = True
+
+    def __init__(self, estimator, backend, params: np.ndarray, n_documents: int, seed: int):
+        n_outputs = int(estimator.network_.layers["n_out"][-1])
+        self.largest_loss = WORST_LOSS * (1.0 + np.log(n_outputs))
+        batch_size = min(BATCH_SIZE, n_documents) if estimator.batch_size == "auto" else estimator.batch_size
+        fixed = {"nesterovs_momentum": False, "max_fun": 0, "max_grad_norm": None}
+        settings = trainer.Settings.of(estimator, batch_size=batch_size, **fixed)
+        session = backend.TextSession(
+            estimator.network_,
+            params,
+            estimator._loss,
+            frozen=estimator.freeze_embeddings,
+            label_smoothing=estimator.label_smoothing,
+            n_jobs=estimator.n_jobs,
+            **token_weights(estimator._index, estimator.idf_),
+        )
+        super().__init__(estimator, backend, session, settings, seed)
+
+    def rows(self, X):
+        return Reader(self.estimator, self.session.params).documents(X.tolist(), self.estimator.n_jobs)
+
+    def targets(self, table: Table):
+        labels, dtype = table.encoded, self.session.params.dtype
+        starts = None if labels.single else labels.starts
+        weights = cast_finite(table.loss_weights, dtype, "sample_weight")
+        return self.backend.as_targets(labels.numbers, None, weights, self.session.n_outputs, dtype, starts)
+
+    def attributes(self, params: np.ndarray) -> dict:
+        return {"params_": params, "_reader": Reader(self.estimator, params), "_latest_params": None}
+
+    def predict(self, session, rows) -> np.ndarray:
+        return Reader(self.estimator, session.params).probabilities(rows)
