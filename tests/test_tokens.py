@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 from sklearn.feature_extraction.text import CountVectorizer
 
+import nbnet.texts
 import nbnet.tokens
 from nbnet.characters import joined_characters, word_characters
 from nbnet.cpu.tokens import DOES, KIND_SHIFT, SINGLE
@@ -220,7 +221,7 @@ def test_rows_equal_the_twins(analysis):
 def test_workers_and_blocks_change_nothing(analysis, n_workers, monkeypatch):
     index = TokenIndex(analysis)
     documents = index.fit_transform(TEXTS)
-    monkeypatch.setattr(nbnet.tokens, "BLOCK", 20)
+    monkeypatch.setattr(nbnet.texts, "BLOCK", 20)
     other = TokenIndex(analysis)
     assert_documents_equal(other.fit_transform(TEXTS, n_workers), documents)
     assert_documents_equal(other.transform(TEXTS, n_workers), documents)
@@ -284,6 +285,33 @@ def test_extending_nothing_is_fitting():
     a, b = TokenIndex(Analysis()), TokenIndex(Analysis())
     assert_documents_equal(a.extend_transform(TEXTS), b.fit_transform(TEXTS))
     assert_documents_equal(a.fit_transform(TEXTS[:2]), TokenIndex(Analysis()).fit_transform(TEXTS[:2]))  # anew
+
+
+def test_an_interrupted_fit_leaves_the_index_as_it_was(monkeypatch):
+    index = TokenIndex(Analysis())
+    documents = index.fit_transform(TEXTS)
+    state = pickle.dumps(index)
+
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(nbnet.tokens, "number_rows", interrupted)
+        for fit in (index.fit_transform, index.extend_transform):
+            with pytest.raises(KeyboardInterrupt):
+                fit(["something new"], 2)
+    with pytest.raises(ValueError, match="Empty vocabulary"):
+        index.fit_transform([""])
+    assert pickle.dumps(index) == state
+    assert_documents_equal(index.transform(TEXTS), documents)
+
+
+@pytest.mark.parametrize("n_workers", [1, 2])
+def test_no_documents(n_workers):
+    index = TokenIndex(Analysis())
+    index.fit_transform(TEXTS)
+    for documents in (index.transform([], n_workers), index.extend_transform([], n_workers)):
+        assert (documents.ids.size, documents.counts.size, documents.starts.tolist()) == (0, 0, [0])
 
 
 def test_counts_stop_at_255():

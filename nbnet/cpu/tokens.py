@@ -381,7 +381,7 @@ def most_subwords(n_bytes, rules):
     return (n_bytes + 2) * (rules.longest - rules.shortest + 1)
 
 
-@cpu_inline
+@cpu_kernel
 def hash_subwords(text, begin, end, characters, rules, n_buckets, letters, buckets):
     """Buckets of the n-grams of characters of "<word>", as fastText has them; returns how many there are."""
     letters[0] = ord("<")
@@ -445,7 +445,7 @@ def add_row(row, start, k, mask, places, ids, counts):
     return k
 
 
-@cpu_inline
+@cpu_kernel
 def rows_of_document(n_tokens, text, characters, index, rules, scratch, out, k):
     """Adds the rows of the document whose tokens are in `scratch` to `out` from `k` on; returns the new end."""
     ids = out.ids
