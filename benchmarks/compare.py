@@ -73,7 +73,7 @@ class Child:
     def __init__(self, request: dict, env: dict[str, str]):
         self.log = tempfile.TemporaryFile("w+")
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.worker", json.dumps(request)],
+            [request.get("python", sys.executable), "-m", "benchmarks.worker", json.dumps(request)],
             cwd=cases.ROOT,
             env=env,
             stdin=subprocess.PIPE,
