@@ -54,7 +54,8 @@ SPACELESS = (  # each character of these is a word: Han, Hiragana, Katakana
 )
 CJK_MARKS = ((0x3000, 0x303F), (0x30FB, 0x30FB), (0xFF01, 0xFF65))  # their punctuation is always a token
 VARIATION_SELECTORS = ((0xFE00, 0xFE0F), (0xE0100, 0xE01EF))
-ASSIGNED = ((0, 0x3400), (0x4DC0, 0x4E00), (0xA000, 0xAC00), (0xD7A4, 0xD800), (0xF900, 0x20000), (0xE0000, 0xE0200))
+# where categories are looked up one by one: the rest is Han, Hangul, private or unassigned
+LOOKED_UP = ((0, 0x3400), (0x4DC0, 0x4E00), (0xA000, 0xAC00), (0xD7A4, 0xD800), (0xF900, 0x20000), (0xE0000, 0xE0200))
 HANGUL = (0xAC00, 0xD7A3)
 
 
@@ -80,7 +81,7 @@ def word_characters(lowercase: bool) -> Characters:
     """The tables of the default analyzer."""
     kinds = np.zeros(0x110000, np.uint8)
     lowered = np.arange(0x110000, dtype=np.uint32)
-    for first, stop in ASSIGNED:
+    for first, stop in LOOKED_UP:
         kinds[first:stop] = [_kind(c) for c in range(first, stop)]
         if lowercase:
             for c in range(first, stop):

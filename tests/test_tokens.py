@@ -189,6 +189,7 @@ ANALYSES = [
     Analysis(merge_repeats=False),
     Analysis(ngram_range=(1, 1), boundary_tokens=False),
     Analysis(ngram_range=(2, 3), n_buckets=50),
+    Analysis(ngram_range=(3, 4)),
     Analysis(ngram_range=(1, 3), n_buckets=1000, boundary_tokens=False, lowercase=False),
     Analysis(ngram_range=(1, 2), subword_range=(3, 6), n_buckets=3000),
     Analysis(ngram_range=(1, 1), subword_range=(1, 2), n_buckets=7, merge_repeats=False),
@@ -464,6 +465,14 @@ def test_rare_words_still_take_part_in_ngrams():
     assert_documents_equal(index.transform(texts), index.extend_transform(texts))
 
 
+@pytest.mark.parametrize("n_workers", [1, 2])
+def test_documents_are_counted_over_blocks_and_workers(n_workers, monkeypatch):
+    monkeypatch.setattr(nbnet.texts, "BLOCK", 1)
+    index = TokenIndex(Analysis(min_df=3, max_features=2))
+    index.fit_transform(["b", "a", "a b c c c c", "c", "b a a", "d d d d"], n_workers)
+    assert index.words[2:] == ["b", "a"]
+
+
 def test_max_features_takes_the_most_frequent_and_the_earlier_of_equals():
     index = TokenIndex(Analysis(ngram_range=(1, 1), max_features=2))
     index.fit_transform(["b c a a c d"])
@@ -472,6 +481,10 @@ def test_max_features_takes_the_most_frequent_and_the_earlier_of_equals():
     assert index.words[2:] == ["d", "a"]
     index.extend_transform(["e e e"])
     assert index.words[2:] == ["d", "a"]
+    many = [f"w{i}" for i in range(1000)]
+    index = TokenIndex(Analysis(ngram_range=(1, 1), max_features=400))
+    index.fit_transform([" ".join(many + many[::3])])  # 334 words twice, and the first 66 of the others
+    assert index.words[2:] == [word for i, word in enumerate(many) if i % 3 == 0 or i < 99]
 
 
 @pytest.mark.parametrize(
