@@ -15,9 +15,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from . import text_data
+from . import text_data, text_quality
 from .cases import ROOT
-from .compare import Child, Options, as_markdown, as_text, child_environment, children, machine, progress, row
+from .compare import VERSIONS, Child, Options, as_markdown, as_text, child_environment, children, machine, progress, row
 from .text_peers import TextCase
 
 TRAIN_ASKED = {1: 3.5, 2: 2.5}  # fastText's time over nbnet's, by cores
@@ -26,7 +26,6 @@ PREDICT_ASKED = 4.0
 ONE_TEXT_LIMIT = 60e-6  # seconds
 TOKENS_ASKED = {False: 12e6, True: 20e6}  # a second and core: words; characters of Chinese
 MEMORY_LIMIT = 1.5  # times ids, rows and the solver's state
-PARITY_LIMIT, WORST_LIMIT = 0.5, 1.0  # points below the peer
 
 SPEED_SETS = {"ag_news_21k": 13, "banking77": 20}  # set: how often repeated; 10 million and 2.7 million tokens
 QUIET = 0.03  # share of a core that other programs may take while something is timed
@@ -118,7 +117,7 @@ def beside_fasttext(task: str, case: TextCase, cores: list[int], fasttexts: dict
     return requests
 
 
-def speed_cases(files: Files, n_grams=(1, 2)):
+def speed_cases(files: text_data.Files, n_grams=(1, 2)):
     """(title, case) of each set that is there, with unigrams and bigrams."""
     for name, n_times in SPEED_SETS.items():
         try:
@@ -130,7 +129,7 @@ def speed_cases(files: Files, n_grams=(1, 2)):
             yield f"{name} x {n_times}, {'unigrams' if n == 1 else 'bigrams'}", TextCase(**paths, n_grams=n)
 
 
-def train_rows(options: Options, files: Files, fasttexts: dict[str, str]) -> list[dict]:
+def train_rows(options: Options, files: text_data.Files, fasttexts: dict[str, str]) -> list[dict]:
     """Training on one core and on two, each side beside every fastText; two cores beside one."""
     rows = []
     for title, case in speed_cases(files):
@@ -169,7 +168,7 @@ def side_rows(group: str, title: str, started: dict[str, Child], n_cores: int, a
     return rows
 
 
-def predict_rows(options: Options, files: Files, fasttexts: dict[str, str]) -> list[dict]:
+def predict_rows(options: Options, files: text_data.Files, fasttexts: dict[str, str]) -> list[dict]:
     """Predicting the test texts, and one short one."""
     rows = []
     for title, case in speed_cases(files):
@@ -189,7 +188,7 @@ def predict_rows(options: Options, files: Files, fasttexts: dict[str, str]) -> l
     return rows
 
 
-def tokenize_rows(options: Options, files: Files) -> list[dict]:
+def tokenize_rows(options: Options, files: text_data.Files) -> list[dict]:
     """Words or characters a second, encoding included: looking tokens up, and learning them."""
     rows = []
     for name in ("ag_news_21k", "banking77", "waimai_10k", "thucnews_titles_20k", "poetry_genre_zh"):
@@ -228,7 +227,7 @@ def tokenize_rows(options: Options, files: Files) -> list[dict]:
     return rows
 
 
-def memory_rows(options: Options, files: Files, fasttexts: dict[str, str]) -> list[dict]:
+def memory_rows(options: Options, files: text_data.Files, fasttexts: dict[str, str]) -> list[dict]:
     """Peak memory of training above the texts, beside what ids, rows and the solver's state need."""
     rows = []
     for title, case in speed_cases(files):
@@ -266,7 +265,7 @@ def fasttext_names(pythons: list[str]) -> dict[str, str]:
 SPEED_GROUPS = ("train", "predict", "tokenize", "memory")
 
 
-def measure_speed(options: Options, files: Files, fasttexts: dict[str, str], groups: list[str]) -> list[dict]:
+def measure_speed(options: Options, files: text_data.Files, fasttexts: dict[str, str], groups: list[str]) -> list[dict]:
     measures = {
         "train": lambda: train_rows(options, files, fasttexts),
         "predict": lambda: predict_rows(options, files, fasttexts),
@@ -280,77 +279,75 @@ def as_table(result: dict, markdown: bool = False) -> str:
     """All tables of a result."""
     parts = []
     if result.get("speed"):
-        about = {"machine": result["machine"], "versions": result["versions"], "quick": result["quick"]}
+        about = {"machine": result["machine"], "versions": result["versions"], "quick": False}
         parts.append((as_markdown if markdown else as_text)(about | {"rows": result["speed"]}))
     if result.get("parity"):
-        parts.append("nbnet as fastText beside fastText, 25 epochs, accuracy (P@1)\n\n" + parity_text(result["parity"]))
+        title = "nbnet as fastText beside fastText, 25 epochs, accuracy (P@1) in percent"
+        parts.append(f"{title}\n\n{text_quality.parity_text(result['parity'])}")
     if result.get("defaults"):
-        parts.append("nbnet as it comes beside TF-IDF and LinearSVC\n\n" + default_text(result["defaults"]))
+        title = "nbnet as it comes beside TF-IDF and LinearSVC, accuracy in percent"
+        parts.append(f"{title}\n\n{text_quality.default_text(result['defaults'])}")
     return "\n\n\n".join(parts)
 
 
-def merged(old: list[dict], new: list[dict], key) -> list[dict]:
-    """`old` with the lines of `new` in place of those with the same key."""
-    measured = {key(line) for line in new}
-    return [line for line in old if key(line) not in measured] + new
+PARTS = {  # of the file's part on text, and what tells one line from another
+    "speed": lambda line: line["group"],
+    "parity": lambda line: (line["set"], line["n_grams"]),
+    "defaults": lambda line: line["set"],
+}
+
+
+def save(path: Path, result: dict) -> None:
+    """Puts the result into the file's part on text, in place of older lines on the same."""
+    everything = json.loads(path.read_text()) if path.exists() else {}
+    kept = everything.setdefault("text", {})
+    for part, key in PARTS.items():
+        measured = {key(line) for line in result[part]}
+        kept[part] = [line for line in kept.get(part, []) if key(line) not in measured] + result[part]
+    kept |= {"machine": result["machine"], "versions": result["versions"]}
+    path.write_text(json.dumps(everything, indent=1) + "\n")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.text", description=__doc__.split("\n")[0])
-    parser.add_argument(
-        "--speed", metavar="NAME,...", nargs="?", const=",".join(SPEED_GROUPS), help="all, or some of: %(const)s"
-    )
-    parser.add_argument(
-        "--quality", metavar="NAME,...", nargs="?", const="parity,defaults", help="both, or one of: %(const)s"
-    )
+    kinds = dict(metavar="NAME,...", nargs="?")
+    parser.add_argument("--speed", const=",".join(SPEED_GROUPS), help="all, or some of: %(const)s", **kinds)
+    parser.add_argument("--quality", const="parity,defaults", help="both, or one of: %(const)s", **kinds)
     parser.add_argument("--sets", help="sets of the quality tables, by commas")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument(
-        "--fasttext", metavar="PYTHON", nargs="*", default=[sys.executable], help="interpreters that have it"
-    )
-    parser.add_argument(
-        "--save", metavar="FILE", type=Path, help="keep figures in this file's part on text; the rest stays"
-    )
+    parser.add_argument("--fasttext", metavar="PYTHON", nargs="+", default=[sys.executable], help="who has fastText")
+    parser.add_argument("--save", metavar="FILE", type=Path, help="keep the figures in this file's part on text")
     parser.add_argument("--load", metavar="FILE", type=Path, help="show what --save kept; measure nothing")
-    parser.add_argument("--markdown", action="store_true")
+    parser.add_argument("--markdown", action="store_true", help="print the table of times as Markdown")
     arguments = parser.parse_args()
     if arguments.load:
         return print(as_table(json.loads(arguments.load.read_text())["text"], arguments.markdown))
+    result = measure(arguments)
+    if arguments.save:
+        save(arguments.save, result)
+    return print(as_table(result, arguments.markdown))
+
+
+def measure(arguments: argparse.Namespace) -> dict:
+    """What the command line asks for."""
     options = Options()
     options.n_repeats = arguments.repeats
     fasttexts = fasttext_names(arguments.fasttext)
-    own_sets = arguments.sets.split(",") if arguments.sets else None
-    result = {"machine": machine(), "versions": {}, "quick": False, "speed": [], "parity": [], "defaults": []}
+    result = {"machine": machine(), "versions": dict(VERSIONS), "speed": [], "parity": [], "defaults": []}
+    quality = arguments.quality.split(",") if arguments.quality else []
+    names = arguments.sets.split(",") if arguments.sets else None
     with tempfile.TemporaryDirectory() as folder:
-        files = Files(folder)
+        files = text_data.Files(folder)
         if arguments.speed:
             result["speed"] = measure_speed(options, files, fasttexts, arguments.speed.split(","))
-        quality = (arguments.quality or "").split(",")
         if "parity" in quality:
-            names = own_sets or [*text_data.SETS, "cooking_stackexchange"]
-            result["parity"] = parity_scores(options, files, fasttexts, arguments.seeds, names)
+            python, sets = next(iter(fasttexts.values())), names or text_quality.PARITY_SETS
+            result["parity"] = text_quality.parity_scores(files, options.one_core, python, arguments.seeds, sets)
         if "defaults" in quality:
-            names = own_sets or [*text_data.SETS, *text_data.EXTRA_SETS]
-            result["defaults"] = default_scores(options, files, arguments.seeds, names)
-    print(as_table(result, arguments.markdown))
-    if arguments.save:
-        save(arguments.save, result)
-    return None
-
-
-def save(path: Path, result: dict) -> None:
-    """Puts the result into the file's part on text, over older lines of the same cases."""
-    everything = json.loads(path.read_text()) if path.exists() else {}
-    old = everything.get("text", {})
-    for part, key in {
-        "speed": lambda line: line["group"],
-        "parity": lambda line: (line["set"], line["n_grams"]),
-        "defaults": lambda line: line["set"],
-    }.items():
-        result[part] = merged(old.get(part, []), result[part], key)
-    everything["text"] = result
-    path.write_text(json.dumps(everything, indent=1) + "\n")
+            sets = names or text_quality.DEFAULT_SETS
+            result["defaults"] = text_quality.default_scores(files, options.one_core, arguments.seeds, sets)
+    return result
 
 
 if __name__ == "__main__":
