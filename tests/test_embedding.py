@@ -175,12 +175,13 @@ def test_training(pooling, solver, hidden, loss):
 
 @POOLINGS
 @pytest.mark.parametrize("solver", list(Optimizer))
-def test_same_bits_for_any_number_of_workers(pooling, solver):
+@pytest.mark.parametrize(("hidden", "dropout"), [([], 0.0), ([9], 0.2)])
+def test_same_bits_for_any_number_of_workers(pooling, solver, hidden, dropout):
     _, documents = random_documents(40, longest=15)
     targets, _ = targets_of(Loss.SOFTMAX_CROSS_ENTROPY, 40, 5, np.float32)
     results = []
     for n_jobs in (1, 2, 3, 8):
-        session = make_session(pooling, 40, [9], 5, Loss.SOFTMAX_CROSS_ENTROPY, np.float32, n_jobs, dropout=0.2)
+        session = make_session(pooling, 71, hidden, 5, Loss.SOFTMAX_CROSS_ENTROPY, np.float32, n_jobs, dropout)
         session.prepare(solver, 17, momentum=0.5, seed=4)
         for epoch in range(2):
             session.train_epoch(as_texts(documents), targets, np.arange(40), np.full(3, 0.1), np.zeros(3), 3 * epoch)

@@ -26,10 +26,8 @@ from ..network import Optimizer, Pooling
 from ..random import Stream, philox
 from .dense import Matrix
 from .losses import LOWEST
-from .simd import lanes, prefetch, shape, tile_load, tile_store, tile_sum, tile_zeros
+from .simd import lanes, shape, tile_load, tile_store, tile_sum, tile_zeros
 from .tokens import Documents
-
-AHEAD = 2  # documents from which on the rows are asked for early
 
 
 class Embedding(NamedTuple):
@@ -55,7 +53,7 @@ class BagSpace(NamedTuple):
     slopes: np.ndarray  # (n_tokens,): attention: derivative of the loss by each token's score
     steps: np.ndarray  # (n_workers, n_tokens): length of each token's step
     factors: np.ndarray  # (n_workers, n_tokens): of the document's gradient in each token's step
-    norms: np.ndarray  # (capacity,): mean square of a document's gradient
+    norms: np.ndarray  # (n_workers, capacity): mean square of a document's gradient
     products: np.ndarray  # (capacity,): attention: mean of the gradient's product with the query
     # (capacity * stride,): max: number of the token chosen in each column; attention: the query's gradient
     choices: np.ndarray
@@ -125,15 +123,6 @@ def chunk_vectors(n_left):
 
 
 # ---------------------------------------------------------------- forward
-
-
-@cpu_kernel
-def prefetch_rows(embedding, documents, row, columns):
-    """Asks for a document's part of the table."""
-    for p in range(documents.starts[row], documents.starts[row + 1]):
-        position = np.int64(documents.ids[p]) * embedding.stride
-        for column in range(columns[0], columns[1], 64 // embedding.rows.itemsize):
-            prefetch(embedding.rows, position + column)
 
 
 @cpu_inline
@@ -230,8 +219,6 @@ def documents_forward(bags, order, x, weights, choices, d_range, columns):
     for d in range(order.size):
         row = order[d]
         if d_range[0] <= d < d_range[1]:
-            if d + AHEAD < d_range[1]:
-                prefetch_rows(bags.embedding, bags.documents, order[d + AHEAD], columns)
             target = Matrix(x.data, x.start + d * x.stride, x.stride)
             if bags.embedding.pooling == Pooling.MAX:
                 chosen = Matrix(choices.data, choices.start + d * choices.stride, choices.stride)
@@ -278,10 +265,10 @@ def gradient_norms(grad_x, dim, stride, d_range, norms):
 
 
 @cpu_inline
-def token_norm(bags, weights, k, d, query_norm):
+def token_norm(bags, norms, weights, k, d, query_norm):
     """Mean square of the gradient of a token of document d."""
     space = bags.space
-    norm = weights[k] * weights[k] * space.norms[d]
+    norm = weights[k] * weights[k] * norms[d]
     if bags.embedding.pooling == Pooling.ATTENTION:
         slope = space.slopes[k]
         norm += slope * (2.0 * weights[k] * space.products[d] + slope * query_norm)
@@ -305,7 +292,7 @@ def chosen_norms(bags, order, grad_x, weights):
 
 
 @cpu_kernel
-def adagrad_steps(bags, order, grad_x, rate, weights, squares, steps):
+def adagrad_steps(bags, order, grad_x, norms, rate, weights, squares, steps):
     """Adds the mean square of each token's gradient to its row's sum, one after another; ``steps = -rate / sqrt(sum)``.
 
     One sum for a row, not for each element, costs a hundredth of the memory and learns as well here (see the user
@@ -320,7 +307,7 @@ def adagrad_steps(bags, order, grad_x, rate, weights, squares, steps):
     for d in range(order.size):
         for p in range(documents.starts[order[d]], documents.starts[order[d] + 1]):
             row = documents.ids[p]
-            total = squares[row] + (weights[k] if is_max else token_norm(bags, weights, k, d, query_norm))
+            total = squares[row] + (weights[k] if is_max else token_norm(bags, norms, weights, k, d, query_norm))
             squares[row] = total
             steps[k] = total
             k += 1
@@ -483,13 +470,15 @@ def adam_rows(embedding, sums, touched, n, columns, rate, rule):
 
 
 @cpu_inline
-def embedding_step(bags, order, grad_x, rate, rule, columns, worker):
+def embedding_step(bags, order, grad_x, norms, rate, rule, columns, worker):
     """One update of some columns of the rows of a batch's tokens.
 
     Parameters
     ----------
-    grad_x : Matrix (order.size, dim)
-        Gradient of the pooled vectors; `space` holds what belongs to it.
+    grad_x : Matrix (n, dim)
+        Gradient of the pooled vectors; of these columns at least, but for max pooling.
+    norms : (n,)
+        Its rows' mean squares.
     rate : float
         With Adam's correction of the bias in it.
     """
@@ -498,7 +487,7 @@ def embedding_step(bags, order, grad_x, rate, rule, columns, worker):
     steps, factors = space.steps[worker], space.factors[worker]
     n_tokens = count_tokens(documents, order)
     if rule.optimizer == Optimizer.ADAGRAD:
-        adagrad_steps(bags, order, grad_x, rate, weights, embedding.squares[worker], steps)
+        adagrad_steps(bags, order, grad_x, norms, rate, weights, embedding.squares[worker], steps)
     else:
         step = -rate if rule.optimizer == Optimizer.SGD else 1.0
         for k in range(n_tokens):

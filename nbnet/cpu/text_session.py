@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..network import Network, Optimizer, Pooling, above, aligned_zeros, round_up
-from . import text_walk, walk
+from . import linear_text, text_walk, walk
 from .embedding import Bags, BagSpace, Embedding
 from .session import ADAGRAD_START, Session, as_rows, as_targets
 from .simd import VECTOR_WIDTH
@@ -121,6 +121,12 @@ class TextSession(Session):
             if self.optimizer == Optimizer.ADAGRAD:
                 of_rows[:] = self._squares[0]
 
+    @property
+    def is_linear(self) -> bool:
+        """Whether `linear_text` trains this network: one layer over vectors that are summed column by column."""
+        summed = self.pooling not in (Pooling.ATTENTION, Pooling.MAX) and self.below["dropout"][0] == 0.0
+        return summed and self.network.layers.size == 1
+
     def _run_steps(self, workers: Workers, rows: Texts, targets: Targets, plan: Plan, record: LossRecord) -> None:
         of_rows = self.moments[self._n_moments_above :]
         is_adagrad = self.optimizer == Optimizer.ADAGRAD
@@ -131,7 +137,12 @@ class TextSession(Session):
         bags = Bags(rows.documents, embedding, self._space)
         model = self._model(self._grads, self.moments[: self._n_moments_above])
         data = Data(self._no_rows._replace(n_rows=rows.n_rows), targets)
-        workers.run(text_walk.train_epoch, model, self.below, bags, data, self._work, plan, self._rule, record)
+        if self.is_linear:
+            workers.run(
+                linear_text.train_epoch, model, self._exchange, bags, data, self._work, plan, self._rule, record
+            )
+        else:
+            workers.run(text_walk.train_epoch, model, self.below, bags, data, self._work, plan, self._rule, record)
 
     def loss_and_gradient(self, rows, targets, alpha):
         """Not for documents: their solvers are stochastic."""
@@ -201,7 +212,21 @@ class TextSession(Session):
 
     def _workspace(self, n_rows: int, n_workers: int):
         work = super()._workspace(n_rows, n_workers)
-        return work._replace(input_slopes=aligned_zeros(work.inputs.size, self.params.dtype))
+        if not self.is_linear:
+            return work._replace(input_slopes=aligned_zeros(work.inputs.size, self.params.dtype))
+
+        def of_workers(array: np.ndarray, n: int = n_workers) -> np.ndarray:
+            return aligned_zeros(n * array.size, array.dtype).reshape(n, -1)
+
+        groups, dtype = linear_text.GROUPS, self.params.dtype
+        self._exchange = linear_text.Exchange(
+            scores=of_workers(work.outputs, groups),
+            norms=np.zeros((groups, work.capacity), dtype),
+            grads=of_workers(work.inputs),
+            losses=np.ones((n_workers, 2, work.capacity), dtype),
+        )
+        arrays = {name: of_workers(getattr(work, name)) for name in ("inputs", "outputs", "slopes")}
+        return work._replace(**arrays)
 
     def _bag_space(self, n_tokens: int, capacity: int, n_workers: int, *, training: bool) -> BagSpace:
         dtype = self.params.dtype
@@ -219,7 +244,7 @@ class TextSession(Session):
             slopes=np.zeros(n_tokens if training and attention else 0, dtype),
             steps=tokens(training),
             factors=tokens(training),
-            norms=np.zeros(capacity, dtype),
+            norms=np.zeros((n_workers, capacity), dtype),
             products=np.zeros(capacity, dtype),
             choices=aligned_zeros(capacity * self.stride if columns else 0, dtype),
             slots=tokens(slots, np.int32),

@@ -121,14 +121,14 @@ def train_epoch(model, below, bags, data, work, plan, rule, record, team):
         forward(model, data.rows, order, work, mode, i_start, i_stop)
         loss_of_rows(model, data.targets, batch, work, rule, of_batch, i_start, i_stop)
         backward(model, work, i_start, i_stop)
-        gradient_norms(grad_x, embedding.dim, stride, (i_start, i_stop), space.norms)
+        gradient_norms(grad_x, embedding.dim, stride, (i_start, i_stop), space.norms[0])
         if embedding.pooling == Pooling.ATTENTION:
             attention_backward(bags, order, x, grad_x, (i_start, i_stop))
         if not barrier(team):  # all gradients are ready
             break
         step = StepSize(plan.rates[number], plan.l2[number], plan.decays[number], 1.0)
         if not embedding.frozen:
-            embedding_step(bags, order, grad_x, step.rate, rule, columns, team.worker)
+            embedding_step(bags, order, grad_x, space.norms[0], step.rate, rule, columns, team.worker)
         if embedding.pooling == Pooling.ATTENTION:
             if not barrier(team):  # all have read the query
                 break
