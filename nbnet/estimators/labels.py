@@ -63,10 +63,12 @@ def validate_labels(y, name: str, estimator):
         raise ValueError(
             f"{type(estimator).__name__} requires y to be passed, but the target y is None."  # scikit-learn's words
         )
+    if isinstance(y, (list, tuple)) and any(isinstance(item, (list, tuple, set)) for item in y):
+        check_classification_targets(y)  # says what to do with lists of labels, of which no array can be made
+    y = check_array(y, accept_sparse="csr", ensure_2d=False, dtype=None, input_name=name, estimator=estimator)
     check_classification_targets(y)
     if type_of_target(y) == "multiclass-multioutput":
         raise ValueError(f"`{name}` must hold one label a document, or be an indicator matrix of zeros and ones.")
-    y = check_array(y, accept_sparse="csr", ensure_2d=False, dtype=None, input_name=name, estimator=estimator)
     return column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 and not sp.issparse(y) else y
 
 

@@ -52,7 +52,214 @@ SHARED_PARAMETERS = (
 class TextEmbeddingClassifier(
     ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupportMixin, ClassifierMixin, BaseEstimator
 ):
-    """Classifier of raw texts."""
+    """Classifier of raw texts: embedded words and n-grams, pooled, below a linear or a deeper network.
+
+    What fastText's ``supervised`` does, as an estimator of scikit-learn: texts go in as they are, and the same seed
+    gives the same bits for any number of workers. Words, n-grams of words and parts of words (`ngram_range`,
+    `subword_range`) have vectors; those of a text become one by `pooling`, and a network computes the classes from it.
+    Only what occurs in the training texts has a vector: the model grows with the data, not with `n_buckets`.
+
+    Parameters
+    ----------
+    embedding_dim : int, default=100
+        Numbers in a vector.
+
+    hidden_layer_sizes : array-like of shape (n_layers - 2,), default=()
+        Number of units of each hidden layer; ``()`` gives a linear classifier of the pooled vector.
+
+    activation : str or sequence of str, default="relu"
+        Activation of the hidden layers, or one for each of them, as in `MLPClassifier`.
+
+    pooling : {"mean", "sum", "sqrtn", "max", "attention"}, default="mean"
+        How the vectors of a text become one. "mean" is the weighted mean, "sqrtn" the weighted sum by the root of the
+        sum of squared weights, "max" the largest number in each column, "attention" a mean whose weights come from a
+        learned query.
+
+    analyzer : {"word", "char", "char_wb"} or callable, default="word"
+        What a token is. "word": words and numbers, each Chinese and Japanese character by itself, and marks that carry
+        meaning (``!``, ``?``, emoticons, emoji). The others as in `sklearn.feature_extraction.text.CountVectorizer`, a
+        callable from a text to its tokens among them; "char" and "char_wb" make the n-grams of `ngram_range`.
+
+    lowercase, strip_accents, stop_words, token_pattern
+        As in `sklearn.feature_extraction.text.CountVectorizer`; with a `token_pattern`, or with an `analyzer` that is
+        not "word", its code cuts the texts, which is slower. Without one (the default), the tokens above.
+
+    ngram_range : tuple (shortest, longest), default=(1, 2)
+        Words in an n-gram. Those of two words and more are hashed into `n_buckets`.
+
+    subword_range : tuple (shortest, longest) or None, default=None
+        Characters in the parts of words that have vectors too, hashed as well: an unknown word then has a vector.
+
+    boundary_tokens : bool, default=True
+        Whether a text begins and ends with a token of its own, so that n-grams know the first and the last word.
+
+    token_weights : {"idf"} or None, default="idf"
+        Weight of tokens in the pooling: scikit-learn's smooth inverse document frequency, or all the same.
+
+    sublinear_tf : bool, default=True
+        Whether a token that occurs c times in a text weighs ``1 + log(c)``, and not c.
+
+    min_df : int or float, default=1
+        In how many training texts, or in which share of them, a word must occur to have a row. n-grams and parts of
+        words have one at once.
+
+    max_features : int or None, default=None
+        Most words that have rows, the most frequent ones.
+
+    n_buckets : int, default=2**20
+        Hash values of n-grams and parts of words; those that share a value share a vector.
+
+    loss : {"softmax", "one_vs_all"}, default="softmax"
+        "softmax": one distribution over all classes; for a text with several labels the target is spread evenly over
+        them. "one_vs_all": one sigmoid for each class.
+
+    pretrained_embeddings : path, mapping, (words, array) or None, default=None
+        Vectors to start from, each of `embedding_dim` numbers: a text file as fastText writes it (``.vec``, also
+        ``.vec.gz``), a mapping from words to vectors (a dict, or gensim's KeyedVectors), or a list of words with the
+        array of their vectors. Words that do not occur in the training texts are left out.
+
+    freeze_embeddings : bool, default=False
+        Whether vectors stay as they start. With `pretrained_embeddings`, what has no vector there then stays at zero.
+
+    solver : {"adagrad", "sgd", "adam"}, default="adagrad"
+        "adagrad" keeps one sum of squared gradients a row, "adam" two moments a number; rows that a batch does not have
+        are left alone. "sgd" is fastText's. Gradients are summed over a batch, not averaged.
+
+    alpha : float, default=0.0
+        Strength of the L2 penalty on the layers above the embedding.
+
+    batch_size : int, default="auto"
+        Texts of a batch; "auto" is 16.
+
+    learning_rate : str, default="linear"
+        How the learning rate changes; values as in `MLPClassifier`.
+
+    learning_rate_init : float, default=0.03
+        The constant, first or highest learning rate. fastText's 0.1 to 1.0 are for ``solver="sgd"``.
+
+    power_t : float, default=0.5
+        Exponent of "invscaling".
+
+    max_iter : int, default=10
+        Most epochs.
+
+    shuffle : bool, default=True
+        Whether to shuffle the texts before each epoch.
+
+    random_state : int, RandomState instance or None, default=None
+        Seed of initial vectors, shuffles, dropout and the split for early stopping. One number is drawn from it in each
+        call of `fit` and `partial_fit`.
+
+    tol : float, default=1e-4
+        Smallest improvement of the loss, or with early stopping of the validation score, that counts as one.
+
+    verbose : bool or int, default=False
+        Whether to print a line after each epoch.
+
+    warm_start : bool, default=False
+        Whether `fit` goes on from the vectors and weights of the previous call; new words get rows, and document
+        frequencies and class prior count the texts of all calls.
+
+    momentum : float, default=0.0
+        Momentum of sgd, from 0 to 1, in the layers above the embedding.
+
+    early_stopping : bool, default=False
+        Whether to stop where the validation score does not improve, and to keep the weights of the best epoch. The
+        texts to validate on are X_val of `fit`, or else `validation_fraction` of X; their words get no vectors.
+
+    validation_fraction : float, default=0.1
+        Share of X held out for early stopping.
+
+    beta_1, beta_2 : float, default=0.9 and 0.999
+        Decay rates of adam's first and second moments, in [0, 1).
+
+    epsilon : float, default=1e-8
+        Added to the denominator of adam's step.
+
+    n_iter_no_change : int, default=10
+        Epochs without improvement by `tol` before training stops.
+
+    class_weight : dict, "balanced" or None, default=None
+        Weight of each class in the loss, as ``{class_label: weight}``; "balanced" weights by the inverse of the class's
+        share. Multiplied with `sample_weight`; a text with several labels has the mean of their weights.
+
+    dropout : float, default=0.0
+        Share of the pooled vector and of each hidden layer's outputs set to zero in a training step, in [0, 1).
+
+    label_smoothing : float, default=0.1
+        Share of each target that is spread evenly over all classes, in [0, 1).
+
+    warmup_fraction : float, default=0.0
+        Share of all steps on which the learning rate rises on a straight line, in [0, 1).
+
+    scoring : str, callable or None, default=None
+        Validation score: None is the accuracy, "loss" the negative validation loss, else the name of a scorer of
+        scikit-learn or ``scorer(estimator, X, y)``.
+
+    dtype : {"float32", "float64"} or None, default=None
+        Type to compute in; None is float32.
+
+    n_jobs : int or None, default=None
+        Workers. None takes as many as the work is worth, and one inside a joblib worker. The result has the same bits
+        for any number.
+
+    device : {"cpu"}, default="cpu"
+        Where to compute. "cuda" is not built yet.
+
+    Attributes
+    ----------
+    classes_ : ndarray (n_classes,)
+        Class labels; for an indicator matrix the numbers of its columns.
+
+    class_prior_ : ndarray (n_classes,)
+        Weighted share of each class in the training texts, class weights included: the prediction for a text without
+        any known word.
+
+    vocabulary_ : dict
+        Row of each word in `embeddings_`.
+
+    embeddings_ : ndarray (n_rows, embedding_dim)
+        Vectors of words, n-grams and parts of words: a view of `params_`.
+
+    idf_ : ndarray (n_rows,) or None
+        Weight of each row; None without `token_weights`.
+
+    coefs_, intercepts_ : list of ndarray
+        Weight (n_in, n_out) and bias (n_out,) of each layer above the embedding: views of `params_`.
+
+    params_ : ndarray (n_params,)
+        All parameters in one vector, padded; `network_` says where each layer lies.
+
+    network_ : Network
+        The layer table.
+
+    loss_, best_loss_, loss_curve_, validation_scores_, best_validation_score_, history_, t_, n_iter_
+        As in `MLPClassifier`.
+
+    See Also
+    --------
+    MLPClassifier : The network for tables.
+
+    Notes
+    -----
+    A learning rate that is too high ends training with a ConvergenceWarning and the weights of the last good epoch, or
+    those that it started from.
+
+    References
+    ----------
+    Joulin, Grave, Bojanowski, Mikolov, Bag of tricks for efficient text classification, 2017.
+
+    Examples
+    --------
+    >>> from nbnet import TextEmbeddingClassifier
+    >>> texts = ["what a lovely film", "lovely, just lovely", "a dull film", "so dull and so long"]
+    >>> labels = ["good", "good", "bad", "bad"]
+    >>> classifier = TextEmbeddingClassifier(random_state=0).fit(texts, labels)
+    >>> classifier.predict(["lovely!", "dull."]).tolist()
+    ['good', 'bad']
+    >>> classifier.predict_proba(["nothing known"]).tolist()
+    [[0.5, 0.5]]
+    """
 
     _parameter_constraints: dict = {
         **{name: BaseMLP._parameter_constraints[name] for name in SHARED_PARAMETERS},
@@ -612,12 +819,15 @@ class TextEmbeddingClassifier(
         """
         vector = self.word_vector(word) if isinstance(word, str) else np.asarray(word, self.params_.dtype)
         own = self._index.row_of(word) if isinstance(word, str) else None
-        words = [name for name, row in self.vocabulary_.items() if row != own]
-        vectors = np.stack([self.word_vector(name) for name in words])
+        words = {name: row for name, row in self.vocabulary_.items() if row != own}
+        vectors = self.embeddings_[list(words.values())]
+        if self.subword_range is not None:
+            vectors = np.array([self.word_vector(name) for name in words]).reshape(vectors.shape)
         lengths = np.linalg.norm(vectors, axis=1) * np.linalg.norm(vector)
         cosines = np.divide(vectors @ vector, lengths, out=np.zeros_like(lengths), where=lengths > 0)
         nearest = np.argsort(-cosines, kind="stable")[:k]
-        return [(words[i], float(cosines[i])) for i in nearest]
+        names = list(words)
+        return [(names[i], float(cosines[i])) for i in nearest]
 
     def _read(self, X, what: str) -> np.ndarray:
         if "params_" not in vars(self):
