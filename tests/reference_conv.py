@@ -17,7 +17,9 @@ def output_side(size, kernel_size, stride, padding):
 def _padded(x, kernel_size, stride, padding, height, width):
     """Zeros around x, and the output's size."""
     before = (kernel_size - 1) // 2 if padding == "same" else 0
-    after = [max(0, (n - 1) * stride + kernel_size - before - m) for n, m in ((height, x.shape[1]), (width, x.shape[2]))]
+    after = [
+        max(0, (n - 1) * stride + kernel_size - before - m) for n, m in ((height, x.shape[1]), (width, x.shape[2]))
+    ]
     return np.pad(x, [(0, 0), (before, after[0]), (before, after[1]), (0, 0)]), before
 
 
@@ -137,8 +139,8 @@ class Conv:
 class ImageLayers:
     """The layers that `specs` stand for. `arrays`: an iterator over the parameters of the convolutions, in order."""
 
-    def __init__(self, specs, padding, arrays):
-        self.steps, channels = [], None
+    def __init__(self, specs, padding, arrays, channels):
+        self.steps = []
         for spec in specs:
             if isinstance(spec, ResidualSpec):
                 conv = ConvSpec(spec.n_channels, 3, spec.stride, spec.activation, spec.batch_norm)
@@ -146,7 +148,8 @@ class ImageLayers:
                 identity = type(spec.activation).IDENTITY
                 projection = conv._replace(kernel_size=1, activation=identity)
                 first = [Conv(projection, "same", next(arrays))] if project else []
-                self.steps.append((*first, Conv(conv, "same", next(arrays)), Conv(conv._replace(stride=1), "same", next(arrays))))
+                first.append(Conv(conv, "same", next(arrays)))
+                self.steps.append((*first, Conv(conv._replace(stride=1), "same", next(arrays))))
             elif isinstance(spec, ConvSpec):
                 self.steps.append(Conv(spec, padding, next(arrays)))
             else:

@@ -1,11 +1,9 @@
 """Whole networks over images: gradients against the naive twin and central differences, the same bits, edges."""
 
-import hashlib
 
 import numpy as np
 import pytest
 
-from nbnet import random, trainer
 from nbnet.cpu.conv_session import ConvSession, as_images, as_targets
 from nbnet.image_network import (
     ConvSpec,
@@ -17,7 +15,7 @@ from nbnet.image_network import (
     running_variance_of,
     scale_of,
 )
-from nbnet.network import Activation, DenseSpec, LayerKind, Loss, Optimizer, aligned_zeros, bias_of, weight_of
+from nbnet.network import Activation, DenseSpec, LayerKind, Loss, Optimizer, bias_of, weight_of
 from tests import reference
 from tests.reference_conv import ImageLayers
 
@@ -68,7 +66,7 @@ class Problem:
 
     def naive(self, params, training=True, rows=slice(None)):
         """Loss and gradients: of convolutions (weight, bias, scale), of dense weights and biases; the twin itself."""
-        twin = ImageLayers(self.specs, self.padding, self.arrays(params))
+        twin = ImageLayers(self.specs, self.padding, self.arrays(params), self.X.shape[3])
         x = (self.X[rows].astype(float) - self.mean) / self.deviation
         weights = self.weights[rows]
         features = twin.forward(x, weights if training else None)

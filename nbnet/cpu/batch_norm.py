@@ -59,7 +59,7 @@ def image_statistics(z, layer, moments):
 
 
 @cpu_kernel
-def batch_statistics(moments, weights, weight_sum, layer, statistics):
+def batch_statistics(moments, weights, layer, statistics):
     """Mean and variance of a batch from those of its images.
 
     Parameters
@@ -67,7 +67,7 @@ def batch_statistics(moments, weights, weight_sum, layer, statistics):
     moments : Matrix (2 n_images, n_out)
         Row 2 i and 2 i + 1: of image i; see `image_statistics`.
     weights : (n_images,)
-    weight_sum : float
+        With the sum one.
     statistics : Matrix (2, n_out)
         Overwritten.
     """
@@ -76,13 +76,13 @@ def batch_statistics(moments, weights, weight_sum, layer, statistics):
         mean = tile_zeros(vector, moments.data)
         for i in range(weights.size):
             image = tile_load(vector, moments.data, moments.start + 2 * i * moments.stride + c, 0)
-            mean = mean + image * (weights[i] / weight_sum)
+            mean = mean + image * weights[i]
         variance = tile_zeros(vector, moments.data)
         for i in range(weights.size):
             position = moments.start + 2 * i * moments.stride + c
             gap = tile_load(vector, moments.data, position, 0) - mean
             square = tile_load(vector, moments.data, position + moments.stride, 0)
-            variance = variance + scalar.fma(gap, gap, square) * (weights[i] / weight_sum)
+            variance = variance + scalar.fma(gap, gap, square) * weights[i]
         tile_store(mean, statistics.data, statistics.start + c, 0)
         tile_store(variance, statistics.data, statistics.start + statistics.stride + c, 0)
 
@@ -147,13 +147,13 @@ def image_gradient_sums(grad, z, statistics, layer, sums):
 
 
 @cpu_kernel
-def sum_images(sums, row, n_rows, n_images, n_out, total):
-    """``total = sum over images i of sums[i * n_rows + row]``, in order; one row of n_out."""
+def sum_images(sums, row, n_images, n_out, total):
+    """``total = sum over images i of sums[2 i + row]``, in order; one row of n_out."""
     vector = shape(1, 1)
     for c in range(0, n_out, lanes(sums.data)):
         value = tile_zeros(vector, sums.data)
         for i in range(n_images):
-            value = value + tile_load(vector, sums.data, sums.start + (i * n_rows + row) * sums.stride + c, 0)
+            value = value + tile_load(vector, sums.data, sums.start + (2 * i + row) * sums.stride + c, 0)
         tile_store(value, total.data, total.start + c, 0)
 
 

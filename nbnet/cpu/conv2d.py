@@ -193,7 +193,7 @@ def transpose_filters(params, layer, filters, start, team):
 
 
 @cpu_kernel
-def conv2d_backward(grad_z, filters, start, layer, grad_x, size):
+def conv2d_backward(grad_z, zeros, start, layer, grad_x, size):
     """Gradient of a convolution's input: ``grad_x[h, w] = sum over the windows that hold (h, w) of grad_z @ weight.T``.
 
     With stride s the pixels (h, w) of one remainder by s meet the same taps: each of the s * s remainders is a product
@@ -203,8 +203,10 @@ def conv2d_backward(grad_z, filters, start, layer, grad_x, size):
     ----------
     grad_z : Map (height, width, n_out)
         From the first pixel on; zeros around it, `backward_border` pixels.
-    filters : array
-        With this layer's transposed filters from `start` on, and zeros (a bias) in front of them.
+    zeros : Matrix
+        One row of zeros, in place of a bias; its data hold the transposed filters, too.
+    start : int
+        Where they begin.
     layer : LAYER
     grad_x : Map (size[0], size[1], in_channels)
         Overwritten.
@@ -232,10 +234,10 @@ def conv2d_backward(grad_z, filters, start, layer, grad_x, size):
                 s * tap,
             )
             windows = pixel(grad_z, (h + layer["padding"]) // s, (w + layer["padding"]) // s)
-            weight = Matrix(filters, start + (tap_h * k + tap_w) * tap, stride)
+            weight = Matrix(zeros.data, start + (tap_h * k + tap_w) * tap, stride)
             remaining = (size[0] - h + s - 1) // s, (size[1] - w + s - 1) // s
             out = every(pixel(grad_x, h, w), s)
-            correlate(windows, taps, weight, Matrix(filters, 0, 0), out, remaining, layer["in_channels"])
+            correlate(windows, taps, weight, zeros, out, remaining, layer["in_channels"])
 
 
 # ---------------------------------------------------------------- gradient of the filters
@@ -317,9 +319,10 @@ def conv2d_filter_gradient(x, grad_z, layer, grads, sums):
     if contiguous(x, layer) and k * channels == GROUP and k == FILTER_ROWS // GROUP:  # the whole filter is one tile
         steps = layer["stride"] * down, layer["stride"] * across, down
         grad = Matrix(grads, layer["weight_start"], row)
-        filter_gradient_rows(corner, grad_z, steps, size, sums, grad, (FILTER_ROWS, layer["n_out"]))
+        bounds = np.int64(FILTER_ROWS), layer["n_out"]
+        filter_gradient_rows(corner, grad_z, steps, size, sums, grad, bounds)
         return
-    steps = layer["stride"] * down, layer["stride"] * across, GROUP
+    steps = layer["stride"] * down, layer["stride"] * across, np.int64(GROUP)
     n_across, run = (1, k * channels) if contiguous(x, layer) else (k, channels)
     for a in range(k):
         for b in range(n_across):

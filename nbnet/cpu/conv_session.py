@@ -10,10 +10,10 @@ from ..network import NONE, ConvAlgorithm, LayerKind, Loss, aligned_zeros, round
 from . import conv_walk, walk
 from .augment import AugmentRule
 from .conv2d import FILTER_ROWS, FILTER_VECTORS
-from .conv_walk import PLACES, SQUARES_BLOCK, Change, Images, ImageWork
+from .conv_walk import PLACES, SQUARES_BLOCK, Change, Images, Net, Update
 from .session import Session, as_rows, as_targets
 from .simd import TILE_ROWS, VECTOR_WIDTH
-from .walk import Data, LossRecord, Model, Plan, Targets
+from .walk import LossRecord, Model, Plan, Targets
 from .winograd import GAP, N_PRODUCTS
 from .workers import Workers, choose_n_workers
 
@@ -118,6 +118,7 @@ class ConvSession(Session):
         self.image_layers = layers = network.image_layers.copy()
         self._flop_a_row += float(np.sum(2.0 * layers["height"] * layers["width"] * layers["n_in"] * layers["n_out"]))
         self._no_rows = as_rows(np.zeros((0, 1), params.dtype))
+        self._no_targets = as_targets(None, None, self._none, self.n_outputs, params.dtype)
 
     @property
     def state(self) -> np.ndarray:
@@ -126,20 +127,14 @@ class ConvSession(Session):
 
     # ---------------------------------------------------------------- training
 
-    def prepare(self, optimizer, batch_size: int, **settings) -> None:
-        """As `Session.prepare`."""
-        super().prepare(optimizer, batch_size, **settings)
-        max_grad_norm = self._rule.max_grad_norm
-        self._rules = self._rule._replace(max_grad_norm=0.0), max_grad_norm
-
     def _run_steps(self, workers: Workers, rows: Images, targets: Targets, plan: Plan, record: LossRecord) -> None:
-        models = self._models(self._grads, self.moments)
-        works = self._image_work, self._work, self._no_rows
-        change = self._change(rows, plan.step)
-        workers.run(conv_walk.train_epoch, models, Data(rows, targets), works, plan, self._rules, record, change)
-
-    def _models(self, grads: np.ndarray, moments: np.ndarray) -> tuple[Model, Model]:
-        return Model(self.image_layers, self.params, grads, moments), self._model(grads, moments)
+        models = (
+            Model(self.image_layers, self.params, self._grads, self.moments),
+            self._model(self._grads, self.moments),
+        )
+        works = self._net, self._update._replace(max_grad_norm=self._rule.max_grad_norm), self._work
+        rule, data = self._rule._replace(max_grad_norm=0.0), (rows, targets, self._no_rows)
+        workers.run(conv_walk.train_epoch, models, data, works, plan, rule, record, self._change(rows, plan.step))
 
     def _change(self, rows: Images, step: int | None = None) -> Change:
         """Random changes of the epoch that begins with `step`; none at all without a step."""
@@ -157,8 +152,8 @@ class ConvSession(Session):
 
     def evaluate(self, rows: Images, targets: Targets) -> float:
         """Weighted mean loss of the images, without dropout and random changes."""
-        record, rule = self._record(rows.n_rows), self._make_rule()
-        self._run_blocks(rows, conv_walk.evaluate, Data(rows, targets), (rule, record), with_slopes=True)
+        record = self._record(rows.n_rows)
+        self._run_blocks(rows, targets, conv_walk.evaluate, (self._make_rule(), record))
         losses = self._row_losses(record, targets, slice(None)).astype(np.float64)
         return float(np.average(losses, weights=targets.weights))
 
@@ -166,91 +161,55 @@ class ConvSession(Session):
         """Predictions (n_rows, n_outputs)."""
         if out is None:
             out = np.empty((rows.n_rows, self.n_outputs), self.params.dtype)
-        self._run_blocks(rows, conv_walk.predict, rows, ((int(self.loss), out),))
+        self._run_blocks(rows, self._no_targets, conv_walk.predict, (int(self.loss), out))
         return out
 
     def transform(self, rows: Images) -> np.ndarray:
         """What the last layer reads of each image (n_rows, n_features)."""
         out = np.empty((rows.n_rows, int(self.network.layers["n_in"][-1])), self.params.dtype)
-        self._run_blocks(rows, conv_walk.predict, rows, ((NONE, out),))
+        self._run_blocks(rows, self._no_targets, conv_walk.predict, (NONE, out))
         return out
 
-    def _run_blocks(self, rows: Images, kernel, data, rest: tuple, with_slopes: bool = False) -> None:
+    def _run_blocks(self, rows: Images, targets: Targets, kernel, result: tuple) -> None:
         n_workers = choose_n_workers(self.n_jobs, self._flop_a_row * rows.n_rows)
         with Workers(n_workers) as workers:
-            dense = self._predict_workspace(rows.n_rows, n_workers, with_slopes)
-            work, inputs = self._image_prediction_work(dense.capacity, n_workers)
-            works = work, dense._replace(inputs=inputs), self._no_rows
+            work = self._predict_workspace(rows.n_rows, n_workers, with_slopes=kernel is conv_walk.evaluate)
+            net, inputs = self._prediction_net(work.capacity, n_workers)
+            works = net, work._replace(inputs=inputs)
             orders = np.zeros((n_workers, walk.PREDICT_ROWS), np.int64)
-            models = self._models(self._none, self._none)
-            workers.run(kernel, models, data, works, orders, self._change(rows), *rest)
+            model, data = self._model(self._none, self._none), (rows, targets, self._no_rows)
+            workers.run(kernel, model, data, works, orders, self._change(rows), result)
 
     # ---------------------------------------------------------------- memory
 
     def _workspace(self, n_rows: int, n_workers: int):
-        """Room for a batch: of the dense layers, whose inputs are the last image layer's maps; and `_image_work`."""
-        dense = super()._workspace(n_rows, n_workers)
-        work = self._image_work = self._image_training_work(dense.capacity, n_workers)
-        last = self.image_layers[-1]
-        start = int(last["output_start"]) * dense.capacity
-        stop = start + int(last["map_size"]) * dense.capacity
-        return dense._replace(inputs=work.outputs[start:stop], input_slopes=work.slopes[start:stop])
-
-    def _image_training_work(self, capacity: int, n_workers: int) -> ImageWork:
+        """Room for a batch: of the dense layers, whose inputs are the last image layer's maps; and of the image
+        layers, in `_net` and `_update`."""
+        work = super()._workspace(n_rows, n_workers)
         layers, dtype = self.image_layers, self.params.dtype
-        places, sizes = _places(layers, training=True)
-        n_maps = self.image_network.image_width * capacity + _slack(layers)
+        layout = _Layout(layers, self.image_network.image_width, work.capacity, training=True)
+        shared = aligned_zeros(layout.shared_size, dtype)
+        scratch = _matrix(n_workers, layout.scratch_size, dtype)
+        self._net = layout.net(layers, self.params, shared, scratch)
         n_weights = int(self.network.layers["weight_start"][0])
-        convs = layers[layers["kind"] == LayerKind.CONV2D]
-        n_squares = int(np.sum(-(-convs["n_in"] // TILE_ROWS))) if convs.size else 1
-        return ImageWork(
-            places=places,
-            outputs=aligned_zeros(n_maps, dtype),
-            slopes=aligned_zeros(n_maps, dtype),
-            partial=aligned_zeros(n_maps, dtype),
-            codes=np.zeros(n_maps, np.uint8),
-            z=aligned_zeros(sizes["z"] * capacity + _slack(layers), dtype),
-            sums=aligned_zeros(sizes["sums"] * capacity, dtype),
-            filters=aligned_zeros(sizes["filters"], dtype),
+        self._update = Update(
             slices=_matrix(self._n_slices(n_weights), n_weights, dtype),
-            scratch=_matrix(n_workers, sizes["scratch"], dtype),
-            statistics=_matrix(n_workers, sizes["statistics"], dtype),
-            weights=np.zeros((n_workers, capacity)),
-            squares=np.zeros(n_squares),
+            squares=np.zeros(max(1, int(np.sum(-(-layers["n_in"] // TILE_ROWS))))),
             norm_squares=np.zeros(-(-self.params.size // SQUARES_BLOCK)),
-            capacity=capacity,
-            block=int(places["group"].max()),
+            max_grad_norm=0.0,
         )
+        start, stop = layout.last_map
+        slopes = shared[start + layout.slopes_gap : stop + layout.slopes_gap]
+        return work._replace(inputs=shared[start:stop], input_slopes=slopes)
 
-    def _image_prediction_work(self, n_rows: int, n_workers: int) -> tuple[ImageWork, np.ndarray]:
+    def _prediction_net(self, n_rows: int, n_workers: int) -> tuple[Net, np.ndarray]:
         """Room for a block of images a worker, and for `n_rows` rows of the dense layers' inputs."""
         layers, dtype = self.image_layers, self.params.dtype
-        places, sizes = _places(layers, training=False)
-        block = int(places["group"].max())
-        last = layers[-1]
-        start = int(last["output_start"]) * block
-        n_maps = start + int(last["map_size"]) * n_rows
-        outputs = _matrix(n_workers, n_maps + _slack(layers), dtype)
-        nothing = np.zeros((n_workers, 0), dtype)
-        work = ImageWork(
-            places=places,
-            outputs=outputs,
-            slopes=self._none,
-            partial=self._none,
-            codes=np.zeros(0, np.uint8),
-            z=self._none,
-            sums=self._none,
-            filters=aligned_zeros(sizes["filters"], dtype),
-            slices=nothing,
-            scratch=_matrix(n_workers, sizes["scratch"], dtype),
-            statistics=_matrix(n_workers, sizes["statistics"], dtype),
-            weights=np.zeros((n_workers, 0)),
-            squares=np.zeros(0),
-            norm_squares=np.zeros(0),
-            capacity=block,
-            block=block,
-        )
-        return work, outputs[:, start:n_maps]
+        layout = _Layout(layers, self.image_network.image_width, n_rows, training=False)
+        shared = _matrix(n_workers, layout.shared_size, dtype)
+        net = layout.net(layers, self.params, shared, _matrix(n_workers, layout.scratch_size, dtype))
+        start, stop = layout.last_map
+        return net, shared[:, start:stop]
 
     def _n_slices(self, n_weights: int) -> int:
         """Parts of a batch, by its size and the network's shape only: many, but they must not outweigh the maps."""
@@ -288,70 +247,109 @@ def _backward_border(row, source) -> int:
     return border
 
 
-def _places(layers: np.ndarray, training: bool) -> tuple[np.ndarray, dict[str, int]]:
-    """Where each layer's intermediate results lie, and the sizes of the arrays."""
-    places = np.zeros(len(layers), PLACES)
-    places["group"] = 1
-    convs = [number for number, row in enumerate(layers) if row["kind"] == LayerKind.CONV2D]
-    winograd = [number for number in convs if layers[number]["algorithm"] == ConvAlgorithm.WINOGRAD]
-    for number in winograd:
-        tiles = -(-int(layers[number]["height"]) // 4) * -(-int(layers[number]["width"]) // 4)
-        places[number]["group"] = min(MAX_BLOCK, -(-PRODUCT_TILES // tiles))
-    sizes = {"z": 0, "sums": 0, "statistics": 0, "filters": int(layers["channel_stride"][:-1].max(initial=16)) + 64}
-    images = layers[0]
-    common = [
-        2 * int(images["out_height"] * images["out_width"] * images["n_out"]),
-        FILTER_ROWS * FILTER_VECTORS * VECTOR_WIDTH,
-    ]
-    grad_x, v, m = [0], [0], [0]
-    for number, (row, place) in enumerate(zip(layers, places, strict=True)):
-        if row["kind"] == LayerKind.IMAGES:
-            continue
-        source = layers[row["input"]]
-        channels = round_up(int(source["n_out"]))
-        sides = int(source["out_height"]), int(source["out_width"])
-        place["grad_x_pitch"] = sides[1]
-        if number not in convs:
-            grad_x.append(sides[0] * sides[1] * channels)
-            continue
-        height, width = round_up(int(row["height"]), 2), round_up(int(row["width"]), 2)
-        stride = int(row["channel_stride"])
-        place["z_pitch"] = max(width, TILE_ROWS)
-        place["z_size"] = height * int(place["z_pitch"]) * stride
-        if training and row["scale_start"] != NONE:
-            place["z_start"] = sizes["z"]
-            sizes["z"] += int(place["z_size"])
-        common.append(int(place["z_size"]))
-        place["sums_start"], place["statistics_start"] = sizes["sums"], sizes["statistics"]
-        sizes["sums"] += 2 * int(row["out_stride"])
-        sizes["statistics"] += 6 * int(row["out_stride"])
-        place["filters_start"] = place["transposed_start"] = round_up(sizes["filters"], 32)
-        if number in winograd:
-            n_weights = N_PRODUCTS * int(row["in_channels"] * row["n_out"])
-            place["transposed_start"] += n_weights
-            sizes["filters"] = int(place["transposed_start"]) + n_weights
-            n_tiles = _n_tiles(row, int(place["group"]))
-            v.append(N_PRODUCTS * (n_tiles * int(row["in_channels"]) + GAP))
-            m.append(N_PRODUCTS * (n_tiles * int(row["n_out"]) + GAP))
-            place["grad_x_pitch"] = width + 2
-            grad_x.append((height + 2) * (width + 2) * channels)
-        else:
-            n_taps = int(row["kernel_size"]) ** 2
-            sizes["filters"] = int(place["filters_start"]) + n_taps * round_up(int(row["n_out"])) * channels
-            place["grad_x_pitch"] = max(sides[1], TILE_ROWS * int(row["stride"]))
-            grad_x.append(sides[0] * int(place["grad_x_pitch"]) * channels)
-    position = round_up(max(common), 32)
-    for size, name in ((max(v), "v_start"), (max(m), "m_start"), (max(grad_x) if training else 0, "grad_x_start")):
-        places[name] = position
-        position = round_up(position + size, 32)
-    for number in convs if training else ():
-        row, place = layers[number], places[number]
-        border = _backward_border(row, layers[row["input"]])
-        pitch = int(row["width"]) + 2 * border
-        place["grad_z_pitch"] = pitch
-        place["grad_z_start"] = position + border * (pitch + 1) * int(row["channel_stride"])
-        position = round_up(position + (int(row["height"]) + 2 * border) * pitch * int(row["channel_stride"]), 32)
-        if number in winograd:
-            place["filter_grad_start"] = position
-            position += N_PRODUCTS * int(row["in_channels"] * row["n_out"])
-    return places, {**sizes, "scratch": position + _slack(layers)}
+class _Layout:
+    """Where everything lies in the memory of the image layers, for `n_rows` rows.
+
+    In training all maps hold all rows. In prediction only the last layer's do; the others hold a block.
+    """
+
+    def __init__(self, layers: np.ndarray, image_width: int, n_rows: int, training: bool):
+        self.training = training
+        self.places = places = np.zeros(len(layers), PLACES)
+        self.convs = [number for number, row in enumerate(layers) if row["kind"] == LayerKind.CONV2D]
+        self.winograd = [number for number in self.convs if layers[number]["algorithm"] == ConvAlgorithm.WINOGRAD]
+        self.shared_size = self.scratch_size = 0
+        places["group"] = 1
+        for number in self.winograd:
+            places[number]["group"] = min(MAX_BLOCK, -(-PRODUCT_TILES // _n_tiles(layers[number], 1)))
+        self.block = int(places["group"].max())
+        self.n_rows, self.capacity = n_rows, n_rows if training else self.block
+        self.place_maps(layers, image_width)
+        self.place_filters(layers)
+        self.place_scratch(layers)
+        self.shared_size += _slack(layers)
+        self.scratch_size += _slack(layers)
+
+    def net(self, layers, params, shared, scratch) -> Net:
+        """The layout with its memory."""
+        codes = np.zeros(self.slopes_gap, np.uint8)
+        gaps = self.slopes_gap, self.partial_gap
+        return Net(layers, params, self.places, shared, scratch, codes, *gaps, self.weights_start, self.block)
+
+    def share(self, size: int) -> int:
+        """Start of so many new elements of the shared memory."""
+        start = self.shared_size
+        self.shared_size = round_up(start + size, 32)
+        return start
+
+    def reserve(self, size: int) -> int:
+        """Start of so many new elements of a worker's scratch."""
+        start = self.scratch_size
+        self.scratch_size = round_up(start + size, 32)
+        return start
+
+    def place_maps(self, layers, image_width: int) -> None:
+        """Outputs, slopes and what readers leave to each other; what batch norm keeps; sums."""
+        starts = layers["output_start"] * self.capacity
+        inside = layers["border"] * (layers["pitch"] + 1) * layers["channel_stride"]
+        self.places["map_start"] = starts + inside
+        self.last_map = int(starts[-1]), int(starts[-1] + layers["map_size"][-1] * self.n_rows)
+        size = round_up(self.last_map[1] + _slack(layers), 32)
+        self.share(3 * size if self.training else size)
+        self.slopes_gap, self.partial_gap = (size, 2 * size) if self.training else (0, 0)
+        for number in self.convs:
+            row, place = layers[number], self.places[number]
+            # a tile of four or two outputs may end one behind the last one; rows of tiles have TILE_ROWS pixels
+            place["z_pitch"] = max(round_up(int(row["width"]), 2), TILE_ROWS)
+            place["z_size"] = round_up(int(row["height"]), 2) * int(place["z_pitch"]) * int(row["channel_stride"])
+            if self.training:
+                place["sums_start"] = self.share(2 * int(row["out_stride"]) * self.n_rows)
+                if row["scale_start"] != NONE:
+                    place["z_start"] = self.share(int(place["z_size"]) * self.n_rows)
+
+    def place_filters(self, layers) -> None:
+        """The filters in the forms that kernels read."""
+        self.places["zeros_start"] = self.share(int(layers["channel_stride"][:-1].max(initial=16)) + 64)
+        for number in self.convs:
+            row, place = layers[number], self.places[number]
+            if number in self.winograd:
+                size = N_PRODUCTS * int(row["in_channels"] * row["n_out"])
+                place["filters_start"], place["transposed_start"] = self.share(size), self.share(size)
+            elif self.training:
+                size = round_up(int(row["n_out"])) * round_up(int(row["in_channels"]))
+                place["transposed_start"] = self.share(int(row["kernel_size"]) ** 2 * size)
+
+    def place_scratch(self, layers) -> None:
+        """What a worker has for itself: the image in work, Winograd's tiles, gradients."""
+        images = layers[0]
+        common = [2 * int(images["out_height"] * images["out_width"] * images["n_out"])]
+        common += [FILTER_ROWS * FILTER_VECTORS * VECTOR_WIDTH, int(self.places["z_size"].max())]
+        self.reserve(max(common))
+        self.weights_start = self.reserve(self.n_rows)
+        tiles = {number: _n_tiles(layers[number], int(self.places[number]["group"])) for number in self.winograd}
+        for name, channels in (("v_start", "in_channels"), ("m_start", "n_out")):
+            sizes = [N_PRODUCTS * (n * int(layers[number][channels]) + GAP) for number, n in tiles.items()]
+            self.places[name] = self.reserve(max(sizes, default=0))
+        for number in self.convs:
+            self.places[number]["statistics_start"] = self.reserve(6 * int(layers[number]["out_stride"]))
+        if not self.training:
+            return
+        grad_x = [0]
+        for number in range(1, len(layers)):
+            row, place, source = layers[number], self.places[number], layers[layers[number]["input"]]
+            height, place["grad_x_pitch"] = int(source["out_height"]), int(source["out_width"])
+            if number in self.winograd:  # all that its tiles read
+                height = round_up(int(row["height"]), 2) + 2
+                place["grad_x_pitch"] = round_up(int(row["width"]), 2) + 2
+            elif number in self.convs:
+                place["grad_x_pitch"] = max(int(source["out_width"]), TILE_ROWS * int(row["stride"]))
+            grad_x.append(height * int(place["grad_x_pitch"]) * round_up(int(source["n_out"])))
+        self.places["grad_x_start"] = self.reserve(max(grad_x))
+        for number in self.convs:
+            row, place = layers[number], self.places[number]
+            border, stride = _backward_border(row, layers[row["input"]]), int(row["channel_stride"])
+            pitch = place["grad_z_pitch"] = int(row["width"]) + 2 * border
+            start = self.reserve((int(row["height"]) + 2 * border) * pitch * stride)
+            place["grad_z_start"] = start + border * (pitch + 1) * stride
+            if number in self.winograd:
+                place["filter_grad_start"] = self.reserve(N_PRODUCTS * int(row["in_channels"] * row["n_out"]))

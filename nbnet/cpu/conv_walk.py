@@ -45,6 +45,7 @@ from .pooling import (
 from .simd import TILE_ROWS, lanes, row_load, shape, tile_load, tile_store
 from .walk import Batch, Mode, StepSize
 from .winograd import (
+    N_PRODUCTS,
     block_of,
     first_tiles,
     stack_of,
@@ -57,27 +58,31 @@ from .winograd import (
     winograd_output_gradient,
     winograd_products,
 )
-from .workers import barrier, flush_subnormals, restore_subnormals, share_of
+from .workers import Team, barrier, flush_subnormals, restore_subnormals, share_of
 
 SQUARES_BLOCK = 4096  # elements of the gradient in one partial sum of its norm
 
+# Where a layer's intermediate results lie: in `Net.shared`, which the workers of a fit share, or in the worker's own
+# `Net.scratch`. "An image": times the image's number in the batch.
 PLACES = np.dtype(
     [
         ("group", np.int64),  # images that Winograd's products take together
-        ("z_start", np.int64),  # batch norm: in `z`, per image; else in the worker's scratch
+        ("map_start", np.int64),  # shared, an image: first pixel of the output
+        ("z_start", np.int64),  # shared, an image: what batch norm keeps of training; else in the scratch
         ("z_pitch", np.int64),
         ("z_size", np.int64),  # elements of an image
-        ("grad_z_start", np.int64),  # first pixel, in the scratch; around it zeros that stay zero
+        ("sums_start", np.int64),  # shared, an image: two rows of sums over its pixels
+        ("filters_start", np.int64),  # shared: Winograd's filters
+        ("transposed_start", np.int64),  # shared: transposed filters
+        ("zeros_start", np.int64),  # shared: a bias of zeros
+        ("grad_z_start", np.int64),  # scratch: first pixel; around it zeros that stay zero
         ("grad_z_pitch", np.int64),
-        ("grad_x_start", np.int64),  # in the scratch
+        ("grad_x_start", np.int64),  # scratch
         ("grad_x_pitch", np.int64),
-        ("v_start", np.int64),  # Winograd's tiles of input, in the scratch
-        ("m_start", np.int64),  # and their products
-        ("filter_grad_start", np.int64),  # gradient of Winograd's filters, in the scratch
-        ("filters_start", np.int64),  # Winograd's filters, in `filters`
-        ("transposed_start", np.int64),  # transposed filters, in `filters`
-        ("sums_start", np.int64),  # in `sums`, per image: two rows
-        ("statistics_start", np.int64),  # in `statistics`: six rows
+        ("v_start", np.int64),  # scratch: Winograd's tiles of input
+        ("m_start", np.int64),  # scratch: and their products
+        ("filter_grad_start", np.int64),  # scratch: gradient of Winograd's filters
+        ("statistics_start", np.int64),  # scratch: six rows
     ],
     align=True,
 )
@@ -100,24 +105,18 @@ class Images(NamedTuple):
     scale: np.ndarray
 
 
-class ImageWork(NamedTuple):
-    """Memory for the image layers. Maps hold `capacity` images, the last layer's as many as the dense layers want."""
+class Net(NamedTuple):
+    """The image layers in use, as one worker sees them."""
 
+    layers: np.ndarray
+    params: np.ndarray
     places: np.ndarray  # PLACES, a row for each image layer
-    outputs: np.ndarray
-    slopes: np.ndarray  # first the activations' slopes, then the gradients in their place; no elements in prediction
-    partial: np.ndarray  # what a map's readers leave to each other
-    codes: np.ndarray  # uint8
-    z: np.ndarray
-    sums: np.ndarray
-    filters: np.ndarray  # zeros first
-    slices: np.ndarray  # (n_slices, parameters of the image layers)
-    scratch: np.ndarray  # (n_workers, ...)
-    statistics: np.ndarray  # (n_workers, ...)
-    weights: np.ndarray  # (n_workers, capacity): sample weights of the batch
-    squares: np.ndarray  # as in `walk.Workspace`, of the image layers
-    norm_squares: np.ndarray  # of the gradient, a sum for each SQUARES_BLOCK elements
-    capacity: int
+    shared: np.ndarray
+    scratch: np.ndarray  # in a `Workspace` of the session (n_workers, ...), in kernels this worker's row
+    codes: np.ndarray  # uint8, at the positions of the outputs
+    slopes_gap: int  # from an output to its slope, later its gradient; 0: prediction
+    partial_gap: int  # from an output to what its readers leave to each other of its gradient
+    weights_start: int  # scratch: sample weights of the batch, divided by their sum
     block: int  # images that go through a segment together
 
 
@@ -138,35 +137,23 @@ class Span(NamedTuple):
     shift: int
 
 
-class BatchSums(NamedTuple):
-    """What batch norm knows of a batch."""
-
-    n_rows: int
-    weight_sum: float
-    running: bool  # whether the running statistics stand for the batch's
-
-
 # ---------------------------------------------------------------- where things are
 
 
 @cpu_inline
-def map_of(model, work, number, data, i, span):
-    """The map of image i in layer `number`, from its first pixel on, in `data` (outputs or slopes)."""
-    layer = model.layers[number]
-    at = i if number == model.layers.size - 1 else i - span.shift
-    start = layer["output_start"] * work.capacity + at * layer["map_size"]
-    start += layer["border"] * (layer["pitch"] + 1) * layer["channel_stride"]
-    return Map(data, start, layer["pitch"], layer["channel_stride"])
+def map_of(net, number, i, span):
+    """The output of layer `number` for image i, from its first pixel on."""
+    layer = net.layers[number]
+    at = i if number == net.layers.size - 1 else i - span.shift
+    start = net.places[number]["map_start"] + at * layer["map_size"]
+    return Map(net.shared, start, layer["pitch"], layer["channel_stride"])
 
 
 @cpu_inline
-def z_of(model, work, number, i, span, kept, team):
-    """The convolution's output of image i: where batch norm keeps it, or in the scratch."""
-    layer, places = model.layers[number], work.places[number]
-    if kept:
-        start = places["z_start"] * work.capacity + (i - span.shift) * places["z_size"]
-        return Map(work.z, start, places["z_pitch"], layer["channel_stride"])
-    return Map(work.scratch[team.worker], 0, places["z_pitch"], layer["channel_stride"])
+def gradient_map(net, number, i, span):
+    """Its slopes, later its gradient."""
+    image = map_of(net, number, i, span)
+    return Map(image.data, image.start + net.slopes_gap, image.pitch, image.stride)
 
 
 @cpu_inline
@@ -176,22 +163,47 @@ def has_norm(layer):
 
 
 @cpu_inline
-def statistics_of(work, layer, places, row, team):
+def z_of(net, number, i):
+    """The convolution's output of image i: where batch norm keeps it, or in the scratch."""
+    layer, places = net.layers[number], net.places[number]
+    if has_norm(layer) and net.slopes_gap > 0:
+        start = places["z_start"] + i * places["z_size"]
+        return Map(net.shared, start, places["z_pitch"], layer["channel_stride"])
+    return Map(net.scratch, np.int64(0), places["z_pitch"], layer["channel_stride"])
+
+
+@cpu_inline
+def grad_z_of(net, number):
+    """The gradient of a convolution's output, of the image in work."""
+    layer, places = net.layers[number], net.places[number]
+    return Map(net.scratch, places["grad_z_start"], places["grad_z_pitch"], layer["channel_stride"])
+
+
+@cpu_inline
+def grad_x_of(net, number):
+    """The gradient of a layer's input, of the image in work."""
+    places, source = net.places[number], net.layers[net.layers[number]["input"]]
+    return Map(net.scratch, places["grad_x_start"], places["grad_x_pitch"], padded(source["n_out"]))
+
+
+@cpu_inline
+def statistics_of(net, number, row):
     """Two rows of a layer's statistics: 0 mean and variance, 2 factors and shifts, 4 sums of gradients."""
-    start = places["statistics_start"] + row * layer["out_stride"]
-    return Matrix(work.statistics[team.worker], start, layer["out_stride"])
+    stride = net.layers[number]["out_stride"]
+    return Matrix(net.scratch, net.places[number]["statistics_start"] + row * stride, stride)
 
 
 @cpu_inline
-def sums_of(work, layer, places, i):
+def sums_of(net, number, i):
     """Two rows of sums over the pixels of image i."""
-    return Matrix(work.sums, places["sums_start"] * work.capacity + 2 * i * layer["out_stride"], layer["out_stride"])
+    stride = net.layers[number]["out_stride"]
+    return Matrix(net.shared, net.places[number]["sums_start"] + 2 * i * stride, stride)
 
 
 @cpu_inline
-def place_of(model, work, number, i, span, adds, leaves):
+def place_of(net, number, i, span, adds, leaves):
     """Where a reader of layer `number` brings its gradient."""
-    return Place(map_of(model, work, number, work.slopes, i, span), work.partial, adds, leaves)
+    return Place(gradient_map(net, number, i, span), net.partial_gap - net.slopes_gap, adds, leaves)
 
 
 # ---------------------------------------------------------------- images into the batch
@@ -240,18 +252,17 @@ def copy_image(source, size, target):
 
 
 @cpu_kernel
-def read_images(model, work, images, order, change, span, team):
+def read_images(net, images, order, change, span):
     """Images [span.start, span.stop) of a batch into the first layer's maps, changed at random in training."""
     height, width, channels = images.shape
     size = height * width * channels
-    scratch = work.scratch[team.worker]
     for i in range(span.start, span.stop):
-        image = map_of(model, work, 0, work.outputs, i, span)
+        image = map_of(net, 0, i, span)
         if change.active:
-            gather_image(images, order[i], Map(scratch, 0, width, channels))
-            plain, changed = Matrix(scratch, 0, size), Matrix(scratch, size, size)
+            plain, changed = Matrix(net.scratch, 0, size), Matrix(net.scratch, size, size)
+            gather_image(images, order[i], Map(net.scratch, np.int64(0), width, channels))
             augment_rows(plain, changed, images.shape, order[i : i + 1], change.rule, change.seed, change.epoch, (0, 1))
-            copy_image(scratch[size:], images.shape, image)
+            copy_image(net.scratch[size:], images.shape, image)
         else:
             gather_image(images, order[i], image)
 
@@ -260,313 +271,274 @@ def read_images(model, work, images, order, change, span, team):
 
 
 @cpu_kernel
-def finish_layer(model, work, number, i, span, kept, team):
+def finish_layer(net, number, i, span):
     """From the convolution's output of image i to the layer's output."""
-    layer, places = model.layers[number], work.places[number]
-    output = Output(map_of(model, work, number, work.outputs, i, span), work.slopes, work.codes)
-    skip = map_of(model, work, max(layer["skip"], 0), work.outputs, i, span)
-    norm = statistics_of(work, layer, places, 2, team)
-    activation_forward(z_of(model, work, number, i, span, kept, team), norm, skip, layer, output)
-
-
-@cpu_kernel
-def conv_layer_forward(model, work, number, span, training, team):
-    """A convolution of some images. Batch norm in training keeps its output, with each image's statistics; otherwise
-    the layer is finished."""
-    layer, places = model.layers[number], work.places[number]
-    scratch = work.scratch[team.worker]
-    kept = training and layer["scale_start"] != NONE
-    bias = Matrix(model.params, layer["bias_start"], 0)
-    if layer["scale_start"] != NONE:
-        bias = Matrix(work.filters, 0, 0)
-    for first in range(span.start, span.stop, places["group"]):
-        n = min(places["group"], span.stop - first)
-        block = block_of(n, layer["height"], layer["width"])
-        n_tiles = max(TILE_ROWS, first_tiles(block)[3])
-        m = stack_of(scratch, places["m_start"], n_tiles, layer["n_out"])
-        if layer["algorithm"] == ConvAlgorithm.WINOGRAD:
-            v = stack_of(scratch, places["v_start"], n_tiles, layer["in_channels"])
-            transform_input(model, work, number, first, span, block, v)
-            filters = places["filters_start"]
-            winograd_products(v, work.filters, filters, m, block, layer["in_channels"], layer["n_out"])
-        for i in range(first, first + n):
-            z = z_of(model, work, number, i, span, kept, team)
-            if layer["algorithm"] == ConvAlgorithm.WINOGRAD:
-                winograd_output(m, i - first, block, layer["n_out"], bias, z)
-            else:
-                x = map_of(model, work, layer["input"], work.outputs, i, span)
-                conv2d_forward(x, model.params, bias, layer, z)
-            if kept:
-                image_statistics(z, layer, sums_of(work, layer, places, i))
-            else:
-                finish_layer(model, work, number, i, span, kept, team)
+    layer = net.layers[number]
+    output = Output(map_of(net, number, i, span), net.slopes_gap, net.codes)
+    skip = map_of(net, max(layer["skip"], 0), i, span)
+    activation_forward(z_of(net, number, i), statistics_of(net, number, 2), skip, layer, output)
 
 
 @cpu_inline
-def transform_input(model, work, number, first, span, block, v):
+def transform_input(net, number, first, span, block, v):
     """Winograd's tiles of the input of some images."""
-    layer = model.layers[number]
+    layer = net.layers[number]
     for i in range(block.n_images):
-        x = map_of(model, work, layer["input"], work.outputs, first + i, span)
+        x = map_of(net, layer["input"], first + i, span)
         winograd_input(pixel(x, -layer["padding"], -layer["padding"]), i, block, layer["in_channels"], v)
 
 
+@cpu_inline
+def stacks_of(net, number, block):
+    """Winograd's tiles of input and their products, of a block of images."""
+    layer, places = net.layers[number], net.places[number]
+    n_tiles = max(TILE_ROWS, first_tiles(block)[3])
+    v = stack_of(net.scratch, places["v_start"], n_tiles, layer["in_channels"])
+    return v, stack_of(net.scratch, places["m_start"], n_tiles, layer["n_out"])
+
+
 @cpu_kernel
-def layer_forward(model, work, number, span, training, team):
-    """Some images through one layer."""
-    layer = model.layers[number]
-    if layer["kind"] == LayerKind.CONV2D:
-        conv_layer_forward(model, work, number, span, training, team)
-        return
+def conv_layer_forward(net, number, span):
+    """A convolution of some images. Batch norm in training keeps its output, with each image's statistics; otherwise
+    the layer is finished."""
+    layer, places = net.layers[number], net.places[number]
+    winograd = layer["algorithm"] == ConvAlgorithm.WINOGRAD
+    if has_norm(layer):
+        bias = Matrix(net.shared, places["zeros_start"], layer["out_stride"])
+    else:
+        bias = Matrix(net.params, layer["bias_start"], layer["out_stride"])
+    for first in range(span.start, span.stop, places["group"]):
+        n = min(places["group"], span.stop - first)
+        block = block_of(n, layer["height"], layer["width"])
+        v, m = stacks_of(net, number, block)
+        if winograd:
+            transform_input(net, number, first, span, block, v)
+            filters = places["filters_start"]
+            winograd_products(v, net.shared, filters, m, block, layer["in_channels"], layer["n_out"])
+        for i in range(first, first + n):
+            z = z_of(net, number, i)
+            if winograd:
+                winograd_output(m, i - first, block, layer["n_out"], bias, z)
+            else:
+                conv2d_forward(map_of(net, layer["input"], i, span), net.params, bias, layer, z)
+            if has_norm(layer) and net.slopes_gap > 0:
+                image_statistics(z, layer, sums_of(net, number, i))
+            else:
+                finish_layer(net, number, i, span)
+
+
+@cpu_kernel
+def pool_layer_forward(net, number, span):
+    """Some images through a pooling that stands alone, or on to the dense layers."""
+    layer = net.layers[number]
     for i in range(span.start, span.stop):
-        x = map_of(model, work, layer["input"], work.outputs, i, span)
-        output = Output(map_of(model, work, number, work.outputs, i, span), work.slopes, work.codes)
+        x = map_of(net, layer["input"], i, span)
+        output = Output(map_of(net, number, i, span), net.slopes_gap, net.codes)
         if layer["kind"] == LayerKind.FLATTEN:
-            flatten_forward(x, model.layers[layer["input"]], output)
+            flatten_forward(x, net.layers[layer["input"]], output)
         else:
             pool_forward(x, layer, output)
 
 
-@cpu_inline
-def next_norm(model, number):
-    """Number of the first layer from `number` on that has batch norm, or the number of layers."""
-    while number < model.layers.size and not has_norm(model.layers[number]):
-        number += 1
-    return number
-
-
 @cpu_kernel
-def join_statistics(model, work, number, batch, team):
-    """A batch norm layer's statistics of the batch, or the running ones, and what is multiplied and added with them;
-    each worker has its own. The first worker moves the running statistics."""
-    layer, places = model.layers[number], work.places[number]
-    statistics = statistics_of(work, layer, places, 0, team)
-    if batch.running:
-        for c in range(2 * layer["out_stride"]):
-            statistics.data[statistics.start + c] = model.params[layer["state_start"] + c]
-    else:
-        weights = work.weights[team.worker, : batch.n_rows]
-        batch_statistics(sums_of(work, layer, places, 0), weights, batch.weight_sum, layer, statistics)
-        if team.worker == 0:
-            move_running_statistics(model.params, layer, statistics)
-    norm_factors(model.params, layer, statistics, statistics_of(work, layer, places, 2, team))
-
-
-@cpu_kernel
-def forward_segment(model, work, first, last, span, training, team):
-    """Some images through layers [first, last); a layer `first - 1` with batch norm is finished before."""
-    if training and has_norm(model.layers[first - 1]):
+def forward_segment(net, first, last, span):
+    """Some images through layers [first, last); in training a layer `first - 1` with batch norm is finished before."""
+    if has_norm(net.layers[first - 1]) and net.slopes_gap > 0:
         for i in range(span.start, span.stop):
-            finish_layer(model, work, first - 1, i, span, True, team)
+            finish_layer(net, first - 1, i, span)
     for number in range(first, last):
-        layer_forward(model, work, number, span, training, team)
+        if net.layers[number]["kind"] == LayerKind.CONV2D:
+            conv_layer_forward(net, number, span)
+        else:
+            pool_layer_forward(net, number, span)
 
 
-@cpu_inline
-def forward_training(model, data, work, order, change, batch, team):
-    """This worker's rows of a batch through all image layers; False if another worker failed."""
-    i_start, i_stop = share_of(order.size, TILE_ROWS, team)
-    first = 1
-    while True:
-        norm = next_norm(model, first)
-        last = min(norm + 1, model.layers.size)
-        for start in range(i_start, i_stop, work.block):
-            span = Span(start, min(start + work.block, i_stop), 0)
-            if first == 1:
-                read_images(model, work, data.rows, order, change, span, team)
-            forward_segment(model, work, first, last, span, True, team)
-        if norm == model.layers.size:
-            return True
-        if not barrier(team):  # all images' statistics are ready
-            return False
-        join_statistics(model, work, norm, batch, team)
-        first = last
+@cpu_kernel
+def segment_end(layers, first):
+    """Layers [first, end) are a segment: `end` is behind the first one with batch norm, or behind the last layer."""
+    for number in range(first, layers.size):
+        if has_norm(layers[number]):
+            return number + 1
+    return layers.size
+
+
+@cpu_kernel
+def join_statistics(net, number, n_rows, team):
+    """A batch norm layer's statistics of the batch, or the running ones if there are no rows, and what is multiplied
+    and added with them; each worker has its own. The first worker moves the running statistics."""
+    layer = net.layers[number]
+    statistics = statistics_of(net, number, 0)
+    if n_rows == 0:
+        for c in range(2 * layer["out_stride"]):
+            statistics.data[statistics.start + c] = net.params[layer["state_start"] + c]
+    else:
+        weights = net.scratch[net.weights_start : net.weights_start + n_rows]
+        batch_statistics(sums_of(net, number, 0), weights, layer, statistics)
+        if team.worker == 0:
+            move_running_statistics(net.params, layer, statistics)
+    norm_factors(net.params, layer, statistics, statistics_of(net, number, 2))
 
 
 # ---------------------------------------------------------------- backward
 
 
-@cpu_inline
-def gradient_of_z(model, work, number, i, span, team):
-    """Gradient of image i before the activation, into the scratch; its sums by channel into `sums`."""
-    layer, places = model.layers[number], work.places[number]
-    grad_z = Map(work.scratch[team.worker], places["grad_z_start"], places["grad_z_pitch"], layer["channel_stride"])
-    grad = map_of(model, work, number, work.slopes, i, span)
-    activation_backward(grad, work.codes, layer, grad_z, sums_of(work, layer, places, i))
-    return grad_z
+@cpu_kernel
+def gradient_before_activation(net, number, i, span):
+    """Gradient of image i before the activation, into the scratch; its sums by channel into the image's sums."""
+    layer, grad = net.layers[number], gradient_map(net, number, i, span)
+    codes_gap = -net.slopes_gap
+    activation_backward(grad, net.codes, codes_gap, layer, grad_z_of(net, number), sums_of(net, number, i))
 
 
 @cpu_kernel
-def gradient_of_conv(model, work, number, i, span, batch, team):
-    """Gradient of a convolution's output, image i, left in the scratch; the skip gets its part."""
-    layer, places = model.layers[number], work.places[number]
-    grad_z = gradient_of_z(model, work, number, i, span, team)
+def gradient_of_conv(net, number, i, span, running):
+    """Gradient of a convolution's output, image i, into the scratch; the skip gets its part."""
+    layer = net.layers[number]
+    gradient_before_activation(net, number, i, span)
+    grad_z = grad_z_of(net, number)
     if layer["skip"] > 0:
-        place = place_of(model, work, layer["skip"], i, span, layer["skip_adds"], layer["skip_leaves"])
+        place = place_of(net, layer["skip"], i, span, layer["skip_adds"], layer["skip_leaves"])
         deliver(grad_z, place, layer["height"], layer["width"], layer["n_out"])
-    if layer["scale_start"] != NONE:
+    if has_norm(layer):
         share = 0.0
-        if not batch.running:
-            share = work.weights[team.worker, i] / (batch.weight_sum * layer["height"] * layer["width"])
-        z = z_of(model, work, number, i, span, True, team)
-        statistics = statistics_of(work, layer, places, 0, team)
-        totals = statistics_of(work, layer, places, 4, team)
-        batch_norm_backward(grad_z, z, statistics, totals, share, (model.params, layer))
-    return grad_z
+        if not running:
+            share = net.scratch[net.weights_start + i] / (layer["height"] * layer["width"])
+        statistics, totals = statistics_of(net, number, 0), statistics_of(net, number, 4)
+        batch_norm_backward(grad_z, z_of(net, number, i), statistics, totals, share, (net.params, layer))
 
 
-@cpu_inline
-def deliver_input(model, work, layer, grad_x, i, span):
+@cpu_kernel
+def deliver_input(net, number, grad_x, i, span):
     """The gradient of a layer's input to the map below."""
-    source = model.layers[layer["input"]]
-    place = place_of(model, work, layer["input"], i, span, layer["input_adds"], layer["input_leaves"])
+    layer = net.layers[number]
+    source = net.layers[layer["input"]]
+    place = place_of(net, layer["input"], i, span, layer["input_adds"], layer["input_leaves"])
     deliver(grad_x, place, source["out_height"], source["out_width"], source["n_out"])
 
 
-@cpu_inline
-def grad_x_of(layer, places, scratch, n_channels):
-    """Scratch for the gradient of an image's input."""
-    return Map(scratch, places["grad_x_start"], places["grad_x_pitch"], padded(n_channels))
-
-
 @cpu_kernel
-def direct_layer_backward(model, work, number, span, batch, grads, team):
+def direct_layer_backward(net, number, span, running, grads):
     """A convolution of some images backward, directly; its filters' gradient is added to `grads`."""
-    layer, places, scratch = model.layers[number], work.places[number], work.scratch[team.worker]
+    layer, places = net.layers[number], net.places[number]
+    source = net.layers[layer["input"]]
+    grad_z = grad_z_of(net, number)
     for i in range(span.start, span.stop):
-        grad_z = gradient_of_conv(model, work, number, i, span, batch, team)
-        x = map_of(model, work, layer["input"], work.outputs, i, span)
-        conv2d_filter_gradient(x, grad_z, layer, grads, scratch)
+        gradient_of_conv(net, number, i, span, running)
+        conv2d_filter_gradient(map_of(net, layer["input"], i, span), grad_z, layer, grads, net.scratch)
         if layer["input"] > 0:
-            source = model.layers[layer["input"]]
-            grad_x = grad_x_of(layer, places, scratch, layer["in_channels"])
+            grad_x = grad_x_of(net, number)
             size = source["out_height"], source["out_width"]
-            conv2d_backward(grad_z, work.filters, places["transposed_start"], layer, grad_x, size)
-            deliver_input(model, work, layer, grad_x, i, span)
+            zeros = Matrix(net.shared, places["zeros_start"], layer["out_stride"])
+            conv2d_backward(grad_z, zeros, places["transposed_start"], layer, grad_x, size)
+            deliver_input(net, number, grad_x, i, span)
 
 
 @cpu_kernel
-def winograd_layer_backward(model, work, number, span, batch, team):
+def winograd_layer_backward(net, number, span, running):
     """A convolution of some images backward by Winograd's algorithm; the transformed filters' gradient is added to in
     the scratch."""
-    layer, places, scratch = model.layers[number], work.places[number], work.scratch[team.worker]
+    layer, places = net.layers[number], net.places[number]
     n_in, n_out = layer["in_channels"], layer["n_out"]
     for first in range(span.start, span.stop, places["group"]):
         block = block_of(min(places["group"], span.stop - first), layer["height"], layer["width"])
-        n_tiles = max(TILE_ROWS, first_tiles(block)[3])
-        v, m = stack_of(scratch, places["v_start"], n_tiles, n_in), stack_of(scratch, places["m_start"], n_tiles, n_out)
-        transform_input(model, work, number, first, span, block, v)
+        v, m = stacks_of(net, number, block)
+        transform_input(net, number, first, span, block, v)
         for i in range(block.n_images):
-            grad_z = gradient_of_conv(model, work, number, first + i, span, batch, team)
-            winograd_output_gradient(grad_z, i, block, n_out, m)
-        winograd_filter_gradient(v, m, block, n_in, n_out, scratch, places["filter_grad_start"])
+            gradient_of_conv(net, number, first + i, span, running)
+            winograd_output_gradient(grad_z_of(net, number), i, block, n_out, m)
+        winograd_filter_gradient(v, m, block, n_in, n_out, net.scratch, places["filter_grad_start"])
         if layer["input"] > 0:
-            winograd_products(m, work.filters, places["transposed_start"], v, block, n_out, n_in)
-            grad_x = grad_x_of(layer, places, scratch, n_in)
+            winograd_products(m, net.shared, places["transposed_start"], v, block, n_out, n_in)
+            grad_x = grad_x_of(net, number)
             for i in range(block.n_images):
                 winograd_input_gradient(v, i, block, n_in, grad_x)
                 inside = pixel(grad_x, layer["padding"], layer["padding"])
-                deliver_input(model, work, layer, inside, first + i, span)
+                deliver_input(net, number, inside, first + i, span)
 
 
 @cpu_kernel
-def pool_layer_backward(model, work, number, span, team):
+def pool_layer_backward(net, number, span):
     """Some images backward through a pooling that stands alone, or from the dense layers."""
-    layer, places, scratch = model.layers[number], work.places[number], work.scratch[team.worker]
-    source = model.layers[layer["input"]]
+    layer = net.layers[number]
     if layer["input"] == 0:
         return
+    grad_x = grad_x_of(net, number)
     for i in range(span.start, span.stop):
-        grad = map_of(model, work, number, work.slopes, i, span)
-        grad_x = grad_x_of(layer, places, scratch, source["n_out"])
+        grad = gradient_map(net, number, i, span)
         if layer["kind"] == LayerKind.FLATTEN:
-            flatten_backward(grad, source, grad_x)
+            flatten_backward(grad, net.layers[layer["input"]], grad_x)
         else:
-            x = map_of(model, work, layer["input"], work.outputs, i, span)
-            y = map_of(model, work, number, work.outputs, i, span)
+            x, y = map_of(net, layer["input"], i, span), map_of(net, number, i, span)
             pool_backward(x, y, grad, layer, grad_x)
-        deliver_input(model, work, layer, grad_x, i, span)
+        deliver_input(net, number, grad_x, i, span)
 
 
 @cpu_kernel
-def layer_backward(model, work, number, span, batch, grads, team):
-    """Some images backward through one layer."""
-    layer = model.layers[number]
-    if layer["kind"] != LayerKind.CONV2D:
-        pool_layer_backward(model, work, number, span, team)
-    elif layer["algorithm"] == ConvAlgorithm.WINOGRAD:
-        winograd_layer_backward(model, work, number, span, batch, team)
-    else:
-        direct_layer_backward(model, work, number, span, batch, grads, team)
-
-
-@cpu_kernel
-def norm_gradient_sums(model, work, number, span, team):
+def norm_gradient_sums(net, number, span):
     """What a batch norm layer must know of each image's gradient before it can go back."""
-    layer, places = model.layers[number], work.places[number]
+    layer = net.layers[number]
     for i in range(span.start, span.stop):
-        grad = gradient_of_z(model, work, number, i, span, team)
-        z = z_of(model, work, number, i, span, True, team)
-        statistics = statistics_of(work, layer, places, 0, team)
-        image_gradient_sums(grad, z, statistics, layer, sums_of(work, layer, places, i))
+        gradient_before_activation(net, number, i, span)
+        statistics = statistics_of(net, number, 0)
+        image_gradient_sums(grad_z_of(net, number), z_of(net, number, i), statistics, layer, sums_of(net, number, i))
 
 
 @cpu_inline
-def filter_gradient_of(layer, places, scratch, grads):
-    """Where a layer's filters' gradient is summed up: array and range."""
+def clear_filter_gradient(net, number, grads):
+    """Zero where a layer's filters' gradient is summed up."""
+    layer = net.layers[number]
     if layer["algorithm"] == ConvAlgorithm.WINOGRAD:
-        size = 36 * layer["in_channels"] * layer["n_out"]
-        return scratch[places["filter_grad_start"] : places["filter_grad_start"] + size]
-    return grads[layer["weight_start"] : layer["weight_start"] + layer["n_in"] * layer["out_stride"]]
+        start = net.places[number]["filter_grad_start"]
+        net.scratch[start : start + N_PRODUCTS * layer["in_channels"] * layer["n_out"]] = 0.0
+    else:
+        grads[layer["weight_start"] : layer["weight_start"] + layer["n_in"] * layer["out_stride"]] = 0.0
 
 
 @cpu_kernel
-def backward_slice(model, work, last, first, images, batch, grads, team):
-    """Images [images[0], images[1]) backward through layers last, last - 1, ..., first.
+def backward_slice(net, last, first, images, running, grads):
+    """Images [images[0], images[1]) backward through layers last, last - 1, ..., first; the filters' gradients into
+    `grads`.
 
     A layer `first - 1` with batch norm, whose turn comes when all images are here, takes its sums.
     """
-    scratch = work.scratch[team.worker]
     for number in range(first, last + 1):
-        layer = model.layers[number]
-        if layer["kind"] == LayerKind.CONV2D:
-            filter_gradient_of(layer, work.places[number], scratch, grads)[:] = 0.0
-    for start in range(images[0], images[1], work.block):
-        span = Span(start, min(start + work.block, images[1]), 0)
+        if net.layers[number]["kind"] == LayerKind.CONV2D:
+            clear_filter_gradient(net, number, grads)
+    for start in range(images[0], images[1], net.block):
+        span = Span(start, min(start + net.block, images[1]), np.int64(0))
         for number in range(last, first - 1, -1):
-            layer_backward(model, work, number, span, batch, grads, team)
-        if has_norm(model.layers[first - 1]):
-            norm_gradient_sums(model, work, first - 1, span, team)
+            layer = net.layers[number]
+            if layer["kind"] != LayerKind.CONV2D:
+                pool_layer_backward(net, number, span)
+            elif layer["algorithm"] == ConvAlgorithm.WINOGRAD:
+                winograd_layer_backward(net, number, span, running)
+            else:
+                direct_layer_backward(net, number, span, running, grads)
+        if has_norm(net.layers[first - 1]):
+            norm_gradient_sums(net, first - 1, span)
     for number in range(first, last + 1):
-        layer = model.layers[number]
+        layer = net.layers[number]
         if layer["kind"] == LayerKind.CONV2D and layer["algorithm"] == ConvAlgorithm.WINOGRAD:
-            winograd_filters_backward(scratch, work.places[number]["filter_grad_start"], layer, grads)
+            winograd_filters_backward(net.scratch, net.places[number]["filter_grad_start"], layer, grads)
 
 
-@cpu_inline
-def backward_training(model, work, batch, team):
-    """This worker's slices of a batch back through all image layers; False if another worker failed."""
-    n_slices = work.slices.shape[0]
-    s_start, s_stop = share_of(n_slices, 1, team)
-    last, summed = model.layers.size - 1, False
-    while True:
-        # A segment reaches down to the next batch norm, and takes that one's sums; the next segment begins with it.
-        first = last if summed or not has_norm(model.layers[last]) else last + 1
-        while first > 1 and not has_norm(model.layers[first - 1]):
-            first -= 1
-        for number in range(s_start, s_stop):
-            images = number * batch.n_rows // n_slices, (number + 1) * batch.n_rows // n_slices
-            backward_slice(model, work, last, first, images, batch, work.slices[number], team)
-        if not barrier(team):  # all slices and all images' sums are ready
-            return False
-        if first == 1:
-            return True
-        last, summed = first - 1, True
-        layer, places = model.layers[last], work.places[last]
-        sums, totals = sums_of(work, layer, places, 0), statistics_of(work, layer, places, 4, team)
-        for row in range(2):
-            total = Matrix(totals.data, totals.start + row * totals.stride, totals.stride)
-            sum_images(sums, row, 2, batch.n_rows, layer["n_out"], total)
+@cpu_kernel
+def segment_begin(layers, last, summed):
+    """Layers [begin, last] are a segment of the backward pass: it reaches down to the next batch norm, and takes that
+    one's sums; with these (`summed`) the next segment begins with it."""
+    begin = last if summed or not has_norm(layers[last]) else last + 1
+    while begin > 1 and not has_norm(layers[begin - 1]):
+        begin -= 1
+    return begin
+
+
+@cpu_kernel
+def join_gradient_sums(net, number, n_rows):
+    """The batch's sums of a batch norm layer's gradient; each worker has its own."""
+    sums, totals = sums_of(net, number, 0), statistics_of(net, number, 4)
+    for row in range(2):
+        total = Matrix(totals.data, totals.start + row * totals.stride, totals.stride)
+        sum_images(sums, row, n_rows, net.layers[number]["n_out"], total)
 
 
 # ---------------------------------------------------------------- update
@@ -584,26 +556,29 @@ def sum_slices(slices, start, stop, grads):
 
 
 @cpu_kernel
-def join_gradients(model, work, batch, team):
+def join_gradients(net, slices, grads, n_rows, team):
     """This worker's share of the image layers' gradient: rows of each filter; the last worker has biases and batch
     norm."""
-    for number in range(1, model.layers.size):
-        layer, places = model.layers[number], work.places[number]
+    for number in range(1, net.layers.size):
+        layer = net.layers[number]
         if layer["kind"] != LayerKind.CONV2D:
             continue
         k_start, k_stop = share_of(layer["n_in"], TILE_ROWS, team)
         start, row = layer["weight_start"], layer["out_stride"]
-        sum_slices(work.slices, start + k_start * row, start + k_stop * row, model.grads)
+        sum_slices(slices, start + k_start * row, start + k_stop * row, grads)
         if team.worker == team.n_workers - 1:
-            sums, n = sums_of(work, layer, places, 0), layer["n_out"]
-            sum_images(sums, 0, 2, batch.n_rows, n, Matrix(model.grads, layer["bias_start"], 0))
-            if layer["scale_start"] != NONE:
-                sum_images(sums, 1, 2, batch.n_rows, n, Matrix(model.grads, layer["scale_start"], 0))
+            sums, n = sums_of(net, number, 0), layer["n_out"]
+            sum_images(sums, np.int64(0), n_rows, n, Matrix(grads, layer["bias_start"], row))
+            if has_norm(layer):
+                sum_images(sums, np.int64(1), n_rows, n, Matrix(grads, layer["scale_start"], row))
 
 
 @cpu_kernel
 def update_image_layers(model, work, step, rule, team):
-    """The optimizer on this worker's rows of each filter; the last worker has biases and batch norm."""
+    """The optimizer on this worker's rows of each filter; the last worker has biases and batch norm.
+
+    `work` has `squares`: the sums of squares of the filters, as in `walk.update_rows`.
+    """
     block = 0
     without_decay = StepSize(step.rate, 0.0, 0.0, step.clip)
     for number in range(1, model.layers.size):
@@ -614,11 +589,9 @@ def update_image_layers(model, work, step, rule, team):
         walk.update_rows(model, layer, work, block, k_start, k_stop, step, rule)
         block += (layer["n_in"] + TILE_ROWS - 1) // TILE_ROWS
         if team.worker == team.n_workers - 1:
-            start, row = layer["bias_start"], layer["out_stride"]
-            optimizer_step(model.params, model.grads, model.moments, start, start + row, without_decay, rule)
-            if layer["scale_start"] != NONE:
-                start = layer["scale_start"]
-                optimizer_step(model.params, model.grads, model.moments, start, start + row, without_decay, rule)
+            start = layer["scale_start"] if has_norm(layer) else layer["bias_start"]  # the bias follows the factors
+            stop = layer["bias_start"] + layer["out_stride"]
+            optimizer_step(model.params, model.grads, model.moments, start, stop, without_decay, rule)
 
 
 @cpu_kernel
@@ -637,147 +610,236 @@ def clip_factor(grads, squares, max_grad_norm, team):
 
 
 @cpu_kernel
-def prepare_filters(model, work, with_transposes, team):
+def prepare_filters(net, team):
     """This worker's share of the filters in the forms that the kernels read."""
-    for number in range(1, model.layers.size):
-        layer, places = model.layers[number], work.places[number]
+    for number in range(1, net.layers.size):
+        layer, places = net.layers[number], net.places[number]
         if layer["kind"] == LayerKind.CONV2D:
             if layer["algorithm"] == ConvAlgorithm.WINOGRAD:
                 starts = places["filters_start"], places["transposed_start"]
-                winograd_filters(model.params, layer, work.filters, starts[0], starts[1], team)
-            elif with_transposes and layer["input"] > 0:
-                transpose_filters(model.params, layer, work.filters, places["transposed_start"], team)
+                winograd_filters(net.params, layer, net.shared, starts[0], starts[1], team)
+            elif net.slopes_gap > 0 and layer["input"] > 0:
+                transpose_filters(net.params, layer, net.shared, places["transposed_start"], team)
+
+
+@cpu_kernel
+def read_weights(net, weights, order):
+    """The batch's sample weights, divided by their sum, into the scratch; True if batch norm must take the running
+    statistics, because at most one row counts."""
+    total, n_effective = 0.0, 0
+    for i in range(order.size):
+        weight = weights[order[i]]
+        net.scratch[net.weights_start + i] = weight
+        total += weight
+        n_effective += weight > 0
+    for i in range(order.size):
+        if total > 0:
+            net.scratch[net.weights_start + i] /= total
+    return n_effective < 2
 
 
 @cpu_inline
-def batch_sums(work, targets, order, team):
-    """The sample weights of a batch, and what batch norm makes of them."""
-    total, n_effective = 0.0, 0
-    for i in range(order.size):
-        weight = targets.weights[order[i]]
-        work.weights[team.worker, i] = weight
-        total += weight
-        n_effective += weight > 0
-    return BatchSums(order.size, total, n_effective < 2)
+def own_net(net, worker):
+    """The net with this worker's own scratch."""
+    return Net(
+        net.layers,
+        net.params,
+        net.places,
+        net.shared,
+        net.scratch[worker],
+        net.codes,
+        net.slopes_gap,
+        net.partial_gap,
+        net.weights_start,
+        net.block,
+    )
 
 
 # ---------------------------------------------------------------- the loops
 
 
+class Update(NamedTuple):
+    """What the update of the image layers needs."""
+
+    slices: np.ndarray  # (n_slices, parameters of the image layers): the filters' gradients of slices of the batch
+    squares: np.ndarray  # of the image layers' weights, as in `walk.Workspace`
+    norm_squares: np.ndarray  # of the gradient, a sum for each SQUARES_BLOCK elements
+    max_grad_norm: float  # 0: no clipping
+
+
 @cpu_kernel
-def train_epoch(models, data, works, plan, rules, record, change, team):
+def train_forward(net, images, order, change, running, team):
+    """This worker's rows of a batch through all image layers; False if another worker failed."""
+    i_start, i_stop = share_of(order.size, TILE_ROWS, team)
+    first = np.int64(1)
+    while True:
+        last = segment_end(net.layers, first)
+        for start in range(i_start, i_stop, net.block):
+            span = Span(start, min(start + net.block, i_stop), np.int64(0))
+            if first == 1:
+                read_images(net, images, order, change, span)
+            forward_segment(net, first, last, span)
+        if last == first or not has_norm(net.layers[last - 1]):
+            return True
+        if not barrier(team):  # all images' statistics are ready
+            return False
+        join_statistics(net, last - 1, 0 if running else order.size, team)
+        first = last
+
+
+@cpu_kernel
+def train_backward(net, slices, n_rows, running, team):
+    """This worker's slices of a batch back through all image layers; False if another worker failed."""
+    n_slices = slices.shape[0]
+    s_start, s_stop = share_of(n_slices, 1, team)
+    last, first, summed = net.layers.size - 1, net.layers.size, np.int64(0)
+    while first > 1:
+        first = segment_begin(net.layers, last, summed)
+        for number in range(s_start, s_stop):
+            images = number * n_rows // n_slices, (number + 1) * n_rows // n_slices
+            backward_slice(net, last, first, images, running, slices[number])
+        if not barrier(team):  # all slices and all images' sums are ready
+            return False
+        if first > 1:
+            last, summed = first - 1, np.int64(1)
+            join_gradient_sums(net, last, n_rows)
+    return True
+
+
+@cpu_kernel
+def train_dense(dense, rows, targets, batch, work, rule, record, team):
+    """A batch through the dense layers, forward and backward to their inputs; False if another worker failed.
+
+    `record`: the batch's Record, and the number of the step.
+    """
+    of_batch, number = record
+    mode = Mode(work.slopes, rule.seed, np.uint64(number))
+    i_start, i_stop = share_of(batch.order.size, TILE_ROWS, team)
+    walk.forward(dense, rows, batch.order, work, mode, i_start, i_stop)
+    walk.transpose_weights(dense, work, team)
+    walk.loss_of_rows(dense, targets, batch, work, rule, of_batch, i_start, i_stop)
+    if not barrier(team):  # the transposed weights are ready
+        return False
+    walk.backward(dense, work, i_start, i_stop)
+    return barrier(team)  # all rows' gradients are ready
+
+
+@cpu_kernel
+def train_update(models, rows, batch, works, step, rule, team):
+    """The gradient of the image layers, and the update of all; False if another worker failed.
+
+    `models`: of the image layers and of the dense ones; `works`: (Net, Update, Workspace).
+    """
+    model, dense = models
+    net, update, work = works
+    join_gradients(net, update.slices, model.grads, batch.order.size, team)
+    clip = step.clip
+    if update.max_grad_norm > 0.0:
+        walk.gradients(dense, rows, batch.order, work, False, team)
+        clip = clip_factor(model.grads, update.norm_squares, update.max_grad_norm, team)
+        if clip < 0.0:
+            return False
+    step = StepSize(step.rate, step.l2, step.decay, clip)
+    update_image_layers(model, update, step, rule, team)
+    return walk.descend(dense, rows, batch.order, work, step, rule, team)
+
+
+@cpu_kernel
+def train_epoch(models, data, works, plan, rule, record, change, team):
     """Batches [plan.first, plan.last) of an epoch.
 
     Parameters
     ----------
     models : (Model, Model)
         Of the image layers and of the dense layers; the vectors are the same.
-    data : Data
-        `rows` are Images.
-    works : (ImageWork, Workspace, Rows)
-        Of the image layers; of the dense layers, whose inputs are the last image layer's output; no rows, in place of
-        those that the dense layers need not read.
+    data : (Images, Targets, Rows)
+        The rows stand for those that the dense layers need not read: there are none.
+    works : (Net, Update, Workspace)
+        The workspace is that of the dense layers, whose inputs are the last image layer's output.
     plan : Plan
-    rules : (Rule, float)
-        Without clipping, and the largest norm of the gradient (0: no clipping).
+    rule : Rule
+        Without clipping, which `Update` says.
     record : LossRecord
         Overwritten.
     change : Change
     """
     control = flush_subnormals()
-    model, dense = models
-    work, dense_work, rows = works
-    rule, max_grad_norm = rules
+    images, targets, rows = data
+    net, update, work = works
+    net = own_net(net, team.worker)
     for number in range(plan.first, plan.last):
         batch, start, stop = walk.batch_of(plan, number)
-        of_batch = walk.record_of(record, dense_work, start, stop, team)
-        mode = Mode(dense_work.slopes, rule.seed, np.uint64(plan.step + number))
-        sums = batch_sums(work, data.targets, batch.order, team)
-        prepare_filters(model, work, True, team)
+        of_batch = walk.record_of(record, work, start, stop, team), plan.step + number
+        running = read_weights(net, targets.weights, batch.order)
+        prepare_filters(net, team)
         if not barrier(team):  # the filters are ready
             break
-        if not forward_training(model, data, work, batch.order, change, sums, team):
+        if not train_forward(net, images, batch.order, change, running, team):
             break
-        i_start, i_stop = share_of(batch.order.size, TILE_ROWS, team)
-        walk.forward(dense, rows, batch.order, dense_work, mode, i_start, i_stop)
-        walk.transpose_weights(dense, dense_work, team)
-        walk.loss_of_rows(dense, data.targets, batch, dense_work, rule, of_batch, i_start, i_stop)
-        if not barrier(team):  # the transposed weights are ready
+        if not train_dense(models[1], rows, targets, batch, work, rule, of_batch, team):
             break
-        walk.backward(dense, dense_work, i_start, i_stop)
-        if not barrier(team):  # all rows' gradients are ready
+        if not train_backward(net, update.slices, batch.order.size, running, team):
             break
-        if not backward_training(model, work, sums, team):
-            break
-        join_gradients(model, work, sums, team)
-        clip = 1.0
-        if max_grad_norm > 0.0:
-            walk.gradients(dense, rows, batch.order, dense_work, False, team)
-            clip = clip_factor(model.grads, work.norm_squares, max_grad_norm, team)
-            if clip < 0.0:
-                break
-        step = StepSize(plan.rates[number], plan.l2[number], plan.decays[number], clip)
-        update_image_layers(model, work, step, rule, team)
-        if not walk.descend(dense, rows, batch.order, dense_work, step, rule, team):
+        step = StepSize(plan.rates[number], plan.l2[number], plan.decays[number], 1.0)
+        if not train_update(models, rows, batch, (net, update, work), step, rule, team):
             break
         if team.worker == 0:
-            record.penalties[number] = work.squares.sum() + dense_work.squares.sum()
+            record.penalties[number] = update.squares.sum() + work.squares.sum()
     restore_subnormals(control)
 
 
 @cpu_inline
-def worker_images(work, worker):
-    """One worker's own part of a workspace for prediction, whose outputs have a row a worker."""
-    return ImageWork(
-        work.places,
-        work.outputs[worker],
-        work.slopes,
-        work.partial,
-        work.codes,
-        work.z,
-        work.sums,
-        work.filters,
-        work.slices,
-        work.scratch,
-        work.statistics,
-        work.weights,
-        work.squares,
-        work.norm_squares,
-        work.capacity,
-        work.block,
+def prediction_net(net, worker):
+    """The net with this worker's own memory."""
+    return Net(
+        net.layers,
+        net.params,
+        net.places,
+        net.shared[worker],
+        net.scratch[worker],
+        net.codes,
+        net.slopes_gap,
+        net.partial_gap,
+        net.weights_start,
+        net.block,
     )
 
 
 @cpu_kernel
-def prepare_prediction(model, work, team):
-    """Filters, and factors of batch norm from the running statistics; False if another worker failed."""
-    prepare_filters(model, work, False, team)
-    for number in range(1, model.layers.size):
-        if has_norm(model.layers[number]):
-            join_statistics(model, work, number, BatchSums(0, 0.0, True), team)
-    return barrier(team)
-
-
-@cpu_inline
-def forward_block(models, images, works, order, change, n, team):
-    """The rows `order`, n of them, through all layers, without slopes and dropout."""
-    model, dense = models
-    work, dense_work, rows = works
-    for start in range(0, n, work.block):
-        span = Span(start, min(start + work.block, n), start)
-        read_images(model, work, images, order, change, span, team)
-        forward_segment(model, work, 1, model.layers.size, span, False, team)
-    mode = Mode(dense_work.none, np.uint64(0), np.uint64(0))
-    walk.forward(dense, rows, order, dense_work, mode, 0, n)
+def prepare_prediction(net, alone):
+    """Filters, and batch norm's factors from the running statistics. `alone`: a team of one."""
+    prepare_filters(net, alone)
+    for number in range(1, net.layers.size):
+        if has_norm(net.layers[number]):
+            join_statistics(net, number, np.int64(0), alone)
 
 
 @cpu_kernel
-def predict(models, images, works, orders, change, result, team):
+def predict_features(net, images, order, change, n):
+    """Rows `order`, n of them, through all image layers, a block at a time."""
+    for start in range(0, n, net.block):
+        span = Span(start, min(start + net.block, n), start)
+        read_images(net, images, order, change, span)
+        forward_segment(net, np.int64(1), net.layers.size, span)
+
+
+@cpu_kernel
+def predict_dense(dense, rows, order, work, n):
+    """Rows of a block through the dense layers."""
+    walk.forward(dense, rows, order, work, Mode(work.none, np.uint64(0), np.uint64(0)), np.int64(0), n)
+
+
+@cpu_kernel
+def predict(dense, data, works, orders, change, result, team):
     """Predictions of all images, or the last layer's inputs, PREDICT_ROWS at a time through all layers.
 
     Parameters
     ----------
-    works : (ImageWork, Workspace, Rows)
+    dense : Model
+        Of the dense layers.
+    data : (Images, Targets, Rows)
+        As for `train_epoch`; the targets are not read.
+    works : (Net, Workspace)
         With a row a worker.
     orders : int64 (n_workers, PREDICT_ROWS)
         Overwritten.
@@ -787,24 +849,23 @@ def predict(models, images, works, orders, change, result, team):
         The loss, whose inverse link is applied, or NONE for the last layer's inputs; where they go.
     """
     control = flush_subnormals()
-    model, dense = models
-    work, dense_work, rows = works
-    own = worker_images(work, team.worker), walk.worker_space(dense_work, team.worker), rows
+    images, _, rows = data
+    net, work = prediction_net(works[0], team.worker), walk.worker_space(works[1], team.worker)
+    prepare_prediction(net, Team(team.state, np.int64(0), np.int64(1)))
     loss, out = result
     last = dense.layers[dense.layers.size - 1]
     order = orders[team.worker]
     first, end = share_of(images.n_rows, TILE_ROWS, team)
-    if prepare_prediction(model, work, team):
-        for start in range(first, end, walk.PREDICT_ROWS):
-            n = min(walk.PREDICT_ROWS, end - start)
-            for i in range(n):
-                order[i] = start + i
-            forward_block(models, images, own, order, change, n, team)
-            if loss == NONE:
-                copy_features(dense, own[1], out, start, n)
-            else:
-                z = walk.output_of(last, own[1].outputs, own[1].capacity)
-                apply_inverse_link(z, loss, last["n_out"], out, start, n)
+    for start in range(first, end, walk.PREDICT_ROWS):
+        n = min(walk.PREDICT_ROWS, end - start)
+        for i in range(n):
+            order[i] = start + i
+        predict_features(net, images, order, change, n)
+        predict_dense(dense, rows, order, work, n)
+        if loss == NONE:
+            copy_features(dense, work, out, start, n)
+        else:
+            apply_inverse_link(walk.output_of(last, work.outputs, work.capacity), loss, last["n_out"], out, start, n)
     restore_subnormals(control)
 
 
@@ -812,8 +873,7 @@ def predict(models, images, works, orders, change, result, team):
 def copy_features(dense, work, out, start, n):
     """``out[start : start + n]`` = the last layer's inputs."""
     last = dense.layers.size - 1
-    x, stride = work.inputs, dense.layers[0]["in_stride"]
-    position = 0
+    x, stride, position = work.inputs, dense.layers[0]["in_stride"], np.int64(0)
     if last > 0:
         x, stride = work.outputs, dense.layers[last - 1]["out_stride"]
         position = dense.layers[last - 1]["output_start"] * work.capacity
@@ -823,20 +883,22 @@ def copy_features(dense, work, out, start, n):
 
 
 @cpu_kernel
-def evaluate(models, data, works, orders, change, rule, record, team):
-    """The loss of all images without dropout and changes, left in `record`; the workspaces are as for `predict`."""
+def evaluate(dense, data, works, orders, change, result, team):
+    """The loss of all images without dropout and changes; arguments as for `predict`, but `result` is (Rule,
+    LossRecord)."""
     control = flush_subnormals()
-    model, dense = models
-    work, dense_work, rows = works
-    own = worker_images(work, team.worker), walk.worker_space(dense_work, team.worker), rows
+    images, targets, rows = data
+    net, work = prediction_net(works[0], team.worker), walk.worker_space(works[1], team.worker)
+    prepare_prediction(net, Team(team.state, np.int64(0), np.int64(1)))
+    rule, record = result
     order = orders[team.worker]
-    first, end = share_of(data.rows.n_rows, TILE_ROWS, team)
-    if prepare_prediction(model, work, team):
-        for start in range(first, end, walk.PREDICT_ROWS):
-            n = min(walk.PREDICT_ROWS, end - start)
-            for i in range(n):
-                order[i] = start + i
-            forward_block(models, data.rows, own, order, change, n, team)
-            of_block = walk.record_of(record, dense_work, start, start + n, team)
-            walk.loss_of_rows(dense, data.targets, Batch(order, 1.0), own[1], rule, of_block, 0, n)
+    first, end = share_of(images.n_rows, TILE_ROWS, team)
+    for start in range(first, end, walk.PREDICT_ROWS):
+        n = min(walk.PREDICT_ROWS, end - start)
+        for i in range(n):
+            order[i] = start + i
+        predict_features(net, images, order, change, n)
+        predict_dense(dense, rows, order, work, n)
+        of_block = walk.record_of(record, works[1], start, start + n, team)
+        walk.loss_of_rows(dense, targets, Batch(order, 1.0), work, rule, of_block, 0, n)
     restore_subnormals(control)

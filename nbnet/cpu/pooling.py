@@ -20,11 +20,11 @@ from .simd_grid import code_store
 
 
 class Output(NamedTuple):
-    """What a layer leaves of one image: its output `y`, and where slopes are wanted (they have elements), at the same
-    positions the activation's `slopes` and the `codes` of max pooling."""
+    """What a layer leaves of one image: its output `y`; if there is a gap, the activation's slopes `slopes_gap` elements
+    behind it, and the `codes` of max pooling at the positions of y."""
 
     y: Map
-    slopes: np.ndarray
+    slopes_gap: int
     codes: np.ndarray
 
 
@@ -82,17 +82,18 @@ def activation_forward(z, norm, skip, layer, output):
                         best = scalar.where_positive(gain, other, best)
                         highest = scalar.where_positive(gain, value, highest)
                         code = scalar.where_positive(gain, float(k), code)
-                    if output.slopes.size > 0:
+                    if output.slopes_gap > 0:
                         code_store(code, output.codes, position_of(output.y, h, w, c))
                 out = scalar.activate(activation, best)
                 position = position_of(output.y, h, w, c)
-                if output.slopes.size > 0:
-                    tile_store(scalar.activation_slope(activation, best, out), output.slopes, position, 0)
+                if output.slopes_gap > 0:
+                    slope = scalar.activation_slope(activation, best, out)
+                    tile_store(slope, output.y.data, position + output.slopes_gap, 0)
                 tile_store(lanes_below(out, layer["n_out"] - c, 0.0), output.y.data, position, 0)
 
 
 @cpu_kernel
-def activation_backward(grad, codes, layer, grad_z, sums):
+def activation_backward(grad, codes, codes_gap, layer, grad_z, sums):
     """Spreads the gradient of one image's pooled output over the windows.
 
     Parameters
@@ -100,7 +101,7 @@ def activation_backward(grad, codes, layer, grad_z, sums):
     grad : Map (out_height, out_width, n_out)
         Already multiplied by the slopes.
     codes : uint8 array
-        At the positions of `grad`.
+        `codes_gap` elements behind the positions of `grad`.
     layer : LAYER
     grad_z : Map (height, width, n_out)
         Overwritten.
@@ -120,7 +121,7 @@ def activation_backward(grad, codes, layer, grad_z, sums):
                 if pool_height * pool_width == 1:
                     tile_store(g, grad_z.data, position_of(grad_z, h, w, c), 0)
                 else:
-                    code = row_load(codes, position, g)
+                    code = row_load(codes, position + codes_gap, g)
                     for k in range(pool_height * pool_width):
                         a, b = k // pool_width, k % pool_width
                         gap = code - float(k)
@@ -166,8 +167,9 @@ def pool_forward(x, layer, output):
                     total = total * share
                 position = position_of(output.y, h, w, c)
                 tile_store(total, output.y.data, position, 0)
-                if output.slopes.size > 0:
-                    tile_store(tile_zeros(vector, x.data) + 1.0, output.slopes, position, 0)
+                if output.slopes_gap > 0:
+                    one = tile_zeros(vector, x.data) + 1.0
+                    tile_store(one, output.y.data, position + output.slopes_gap, 0)
 
 
 @cpu_kernel
@@ -214,8 +216,8 @@ def flatten_forward(x, source, output):
             for c in range(n):
                 position = output.y.start + (h * source["out_width"] + w) * n + c
                 output.y.data[position] = x.data[position_of(x, h, w, c)]
-                if output.slopes.size > 0:
-                    output.slopes[position] = 1.0
+                if output.slopes_gap > 0:
+                    output.y.data[position + output.slopes_gap] = 1.0
 
 
 @cpu_kernel
@@ -236,7 +238,7 @@ class Place(NamedTuple):
     """Where an input's gradient goes: the map of its slopes, and what other readers of the same map leave there."""
 
     slopes: Map
-    partial: np.ndarray  # at the same positions
+    partial_gap: int  # behind the slopes
     adds: int
     leaves: int
 
@@ -255,9 +257,9 @@ def deliver(grad_x, place, height, width, n_channels):
                 position = position_of(place.slopes, h, w, c)
                 total = tile_load(vector, grad_x.data, position_of(grad_x, h, w, c), 0)
                 if place.adds:
-                    total = total + tile_load(vector, place.partial, position, 0)
+                    total = total + tile_load(vector, place.slopes.data, position + place.partial_gap, 0)
                 if place.leaves:
-                    tile_store(total, place.partial, position, 0)
+                    tile_store(total, place.slopes.data, position + place.partial_gap, 0)
                 else:
                     slope = tile_load(vector, place.slopes.data, position, 0)
                     tile_store(slope * total, place.slopes.data, position, 0)
