@@ -29,6 +29,7 @@ class LayerKind(IntEnum):
     MAX_POOL = 4
     AVG_POOL = 5
     FLATTEN = 6
+    TREE = 10
 
 
 class Activation(IntEnum):
@@ -236,6 +237,20 @@ def put_below(network: Network, spec: EmbeddingSpec) -> Network:
     row["weight_start"] = start = round_up(network.n_params + stride, TENSOR_ALIGNMENT)
     n_params = start + int(spec.n_rows) * stride
     return network._replace(layers=np.concatenate([row, network.layers]), n_params=n_params)
+
+
+def put_tree_on_top(network: Network, n_in: int, n_classes: int) -> Network:
+    """`network`, which has `n_in` outputs (or no layers: then these are its inputs), below a hierarchical softmax.
+
+    The tree's row has a weight of ``in_stride`` elements for each of its ``n_classes - 1`` units, and no bias.
+    """
+    row = np.zeros(1, LAYER)
+    stride = leading_dimension(n_in)
+    row["kind"], row["n_in"], row["n_out"] = LayerKind.TREE, n_in, n_classes
+    row["in_stride"] = row["out_stride"] = stride
+    row["weight_start"] = row["bias_start"] = network.n_params
+    n_params = round_up(network.n_params + (n_classes - 1) * stride, TENSOR_ALIGNMENT)
+    return network._replace(layers=np.concatenate([network.layers, row]), n_params=n_params)
 
 
 def above(network: Network) -> Network:

@@ -128,21 +128,19 @@ class TextSession(Session):
         return summed and self.network.layers.size == 1
 
     def _run_steps(self, workers: Workers, rows: Texts, targets: Targets, plan: Plan, record: LossRecord) -> None:
-        of_rows = self.moments[self._n_moments_above :]
-        is_adagrad = self.optimizer == Optimizer.ADAGRAD
-        embedding = self._embedding(
-            squares=self._squares if is_adagrad else np.zeros((self.n_workers, 0), self.params.dtype),
-            moments=self._none if is_adagrad else of_rows,
-        )
-        bags = Bags(rows.documents, embedding, self._space)
         model = self._model(self._grads, self.moments[: self._n_moments_above])
-        data = Data(self._no_rows._replace(n_rows=rows.n_rows), targets)
+        data, bags = Data(self._no_rows._replace(n_rows=rows.n_rows), targets), self._training_bags(rows)
         if self.is_linear:
-            workers.run(
-                linear_text.train_epoch, model, self._exchange, bags, data, self._work, plan, self._rule, record
-            )
+            kernel, lowest = linear_text.train_epoch, self._exchange
         else:
-            workers.run(text_walk.train_epoch, model, self.below, bags, data, self._work, plan, self._rule, record)
+            kernel, lowest = text_walk.train_epoch, self.below
+        workers.run(kernel, model, lowest, bags, data, self._work, plan, self._rule, record)
+
+    def _training_bags(self, rows: Texts) -> Bags:
+        is_adagrad = self.optimizer == Optimizer.ADAGRAD
+        squares = self._squares if is_adagrad else np.zeros((self.n_workers, 0), self.params.dtype)
+        moments = self._none if is_adagrad else self.moments[self._n_moments_above :]
+        return Bags(rows.documents, self._embedding(squares, moments), self._space)
 
     def loss_and_gradient(self, rows, targets, alpha):
         """Not for documents: their solvers are stochastic."""
@@ -153,29 +151,36 @@ class TextSession(Session):
     def evaluate(self, rows: Texts, targets: Targets) -> float:
         """Weighted mean loss of the documents, without dropout."""
         record = self._record(rows.n_rows)
-        data = Data(self._no_rows._replace(n_rows=rows.n_rows), targets)
-        self._run_blocks(rows, text_walk.evaluate, (data,), (self._make_rule(), record), with_slopes=True)
+        self._run_evaluation(rows, targets, record)
         losses = self._row_losses(record, targets, slice(None)).astype(np.float64)
         return float(np.average(losses, weights=targets.weights))
+
+    def _run_evaluation(self, rows: Texts, targets: Targets, record: LossRecord) -> None:
+        data = Data(self._no_rows._replace(n_rows=rows.n_rows), targets)
+        last = self._make_rule(), record
+        self._run_blocks(rows, text_walk.evaluate, lambda n_workers: (data,), last, with_slopes=True)
 
     def predict(self, rows: Texts, out: np.ndarray | None = None) -> np.ndarray:
         """Predictions (n_documents, n_outputs)."""
         if out is None:
             out = np.empty((rows.n_rows, self.n_outputs), self.params.dtype)
-        table = self._no_rows._replace(n_rows=rows.n_rows)
-        self._run_blocks(rows, text_walk.predict, (table,), (int(self.loss), out))
+        self._run_prediction(rows, out)
         return out
+
+    def _run_prediction(self, rows: Texts, out: np.ndarray) -> None:
+        table = self._no_rows._replace(n_rows=rows.n_rows)
+        self._run_blocks(rows, text_walk.predict, lambda n_workers: (table,), (int(self.loss), out))
 
     def transform(self, rows: Texts) -> np.ndarray:
         """Pooled vectors (n_documents, dim)."""
         dim = int(self.below["n_out"][0])
         out = aligned_zeros(rows.n_rows * self.stride, self.params.dtype)
         table = self._no_rows._replace(n_rows=rows.n_rows)
-        self._run_blocks(rows, text_walk.pool, (table,), (out,), without_model=True)
+        self._run_blocks(rows, text_walk.pool, lambda n_workers: (table,), (out,), without_model=True)
         return out.reshape(rows.n_rows, self.stride)[:, :dim].copy()
 
     def _run_blocks(self, rows, kernel, first, last, with_slopes=False, without_model=False) -> None:
-        """Call a kernel that takes blocks of PREDICT_ROWS documents."""
+        """Call a kernel that takes blocks of PREDICT_ROWS documents; `first` makes its first arguments."""
         n, starts = rows.n_rows, rows.documents.starts
         block = min(n, walk.PREDICT_ROWS)
         n_tokens = int((starts[block:] - starts[: n + 1 - block]).max()) if n else 0
@@ -187,7 +192,7 @@ class TextSession(Session):
         orders = np.zeros((n_workers, walk.PREDICT_ROWS), np.int64)
         work = self._predict_workspace(n, n_workers, with_slopes=with_slopes)
         with Workers(n_workers) as workers:
-            workers.run(kernel, *model, *first, bags, work, orders, *last)
+            workers.run(kernel, *model, *first(n_workers), bags, work, orders, *last)
 
     # ---------------------------------------------------------------- memory
 

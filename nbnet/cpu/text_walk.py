@@ -85,6 +85,35 @@ def add_up_rows(x, n_rows, stride, columns, total, start):
         tile_store(s, total, start + j, 0)
 
 
+@cpu_inline
+def pooled_dropout(layer, x, grad_x, mode, rows):
+    """Dropout of the pooled vectors of some rows, whose slopes it leaves in grad_x."""
+    fill_ones(grad_x, layer["n_out"], rows[0], rows[1])
+    if layer["dropout"] > 0.0:
+        dropout_forward(x, layer, grad_x.data, mode.seed, mode.step, DROPOUT_NUMBER, rows[0], rows[1])
+
+
+@cpu_inline
+def document_gradients(bags, order, x, grad_x, rows):
+    """What the embedding's update needs to know of the gradients of some rows."""
+    gradient_norms(grad_x, bags.embedding.dim, bags.embedding.stride, rows, bags.space.norms[0])
+    if bags.embedding.pooling == Pooling.ATTENTION:
+        attention_backward(bags, order, x, grad_x, rows)
+
+
+@cpu_inline
+def update_query(model, layer, bags, order, step, rule, team):
+    """One update of this worker's columns of attention's query; False if another worker failed."""
+    if not barrier(team):  # all have read the query
+        return False
+    stride, start = bags.embedding.stride, layer["bias_start"]
+    columns = share_of(stride, CACHE_LINE, team)
+    add_up_rows(bags.space.choices, order.size, stride, columns, model.grads, start)
+    plain = StepSize(step.rate, 0.0, 0.0, 1.0)
+    optimizer_step(model.params, model.grads, model.moments, start + columns[0], start + columns[1], plain, rule)
+    return True
+
+
 @cpu_kernel
 def train_epoch(model, below, bags, data, work, plan, rule, record, team):
     """Batches [plan.first, plan.last) of an epoch; see `walk.train_epoch`.
@@ -111,31 +140,22 @@ def train_epoch(model, below, bags, data, work, plan, rule, record, team):
         order = batch.order
         of_batch = record_of(record, work, start, stop, team)
         mode = Mode(work.slopes, rule.seed, np.uint64(plan.step + number))
-        i_start, i_stop = pool_batch(bags, order, x, columns, team)
+        rows = pool_batch(bags, order, x, columns, team)
         transpose_weights(model, work, team)
         if not barrier(team):  # the pooled vectors and the transposed weights are ready
             break
-        fill_ones(grad_x, embedding.dim, i_start, i_stop)
-        if layer["dropout"] > 0.0:
-            dropout_forward(x, layer, work.input_slopes, mode.seed, mode.step, DROPOUT_NUMBER, i_start, i_stop)
-        forward(model, data.rows, order, work, mode, i_start, i_stop)
-        loss_of_rows(model, data.targets, batch, work, rule, of_batch, i_start, i_stop)
-        backward(model, work, i_start, i_stop)
-        gradient_norms(grad_x, embedding.dim, stride, (i_start, i_stop), space.norms[0])
-        if embedding.pooling == Pooling.ATTENTION:
-            attention_backward(bags, order, x, grad_x, (i_start, i_stop))
+        pooled_dropout(layer, x, grad_x, mode, rows)
+        forward(model, data.rows, order, work, mode, rows[0], rows[1])
+        loss_of_rows(model, data.targets, batch, work, rule, of_batch, rows[0], rows[1])
+        backward(model, work, rows[0], rows[1])
+        document_gradients(bags, order, x, grad_x, rows)
         if not barrier(team):  # all gradients are ready
             break
         step = StepSize(plan.rates[number], plan.l2[number], plan.decays[number], 1.0)
         if not embedding.frozen:
             embedding_step(bags, order, grad_x, space.norms[0], step.rate, rule, columns, team.worker)
-        if embedding.pooling == Pooling.ATTENTION:
-            if not barrier(team):  # all have read the query
-                break
-            add_up_rows(space.choices, order.size, stride, columns, model.grads, layer["bias_start"])
-            first, last = layer["bias_start"] + columns[0], layer["bias_start"] + columns[1]
-            plain = StepSize(step.rate, 0.0, 0.0, 1.0)
-            optimizer_step(model.params, model.grads, model.moments, first, last, plain, rule)
+        if embedding.pooling == Pooling.ATTENTION and not update_query(model, layer, bags, order, step, rule, team):
+            break
         if not descend(model, data.rows, order, work, step, rule, team):
             break
         if team.worker == 0:
