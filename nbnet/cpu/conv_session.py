@@ -67,23 +67,48 @@ def as_images(X, image_shape, mean, deviation, dtype) -> Images:
     return Images(values, -lowest, *strides, X.shape[0], (height, width, channels), *tiled)
 
 
-def channel_statistics(X, image_shape, row_numbers=None) -> tuple[np.ndarray, np.ndarray]:
+def channel_statistics(X, image_shape, row_numbers=None, weights=None) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation of each channel over all pixels of all images (channels,); float64, in two passes.
 
-    A deviation of zero is given as one. Reads a few images at a time, so a memory-mapped X is never loaded whole.
+    A channel without spread gets the deviation one. Reads a few images at a time, so a memory-mapped X is never loaded
+    whole.
+
+    Parameters
+    ----------
+    X : ndarray
+        As in `as_images`.
+    image_shape : (height, width, channels)
+    row_numbers : ndarray, optional
+        The images that count.
+    weights : ndarray (n_images,), optional
+        Weight of each image of X.
+
+    Raises
+    ------
+    ValueError
+        Where the variance overflows.
     """
     X = np.asarray(X).reshape(len(X), *image_shape)
     row_numbers = np.arange(len(X)) if row_numbers is None else row_numbers
-    n = max(1, len(row_numbers) * image_shape[0] * image_shape[1])
-    mean, variance = np.zeros(image_shape[2]), np.zeros(image_shape[2])
-    for start in range(0, len(row_numbers), STATISTICS_IMAGES):
-        block = X[row_numbers[start : start + STATISTICS_IMAGES]].astype(np.float64)
-        mean += block.sum(axis=(0, 1, 2)) / n
-    for start in range(0, len(row_numbers), STATISTICS_IMAGES):
-        block = X[row_numbers[start : start + STATISTICS_IMAGES]].astype(np.float64)
-        variance += ((block - mean) ** 2).sum(axis=(0, 1, 2)) / n
+    weights = np.ones(len(X)) if weights is None else weights
+    shares = weights[row_numbers] / (weights[row_numbers].sum() * image_shape[0] * image_shape[1])
+
+    def average(function) -> np.ndarray:
+        total = np.zeros(image_shape[2])
+        for start in range(0, len(row_numbers), STATISTICS_IMAGES):
+            some = slice(start, start + STATISTICS_IMAGES)
+            block = function(X[row_numbers[some]].astype(np.float64))
+            total += shares[some] @ block.reshape(len(block), -1, image_shape[2]).sum(axis=1)
+        return total
+
+    mean = average(lambda block: block)
+    with np.errstate(over="ignore"):
+        variance = average(lambda block: (block - mean) ** 2)
+    if not np.isfinite(variance).all():
+        raise ValueError("Input X has values too large for their variance; scale the images or set normalize=False.")
     deviation = np.sqrt(variance)
-    return mean, np.where(deviation > 0, deviation, 1.0)
+    constant = deviation <= 10 * np.finfo(np.float64).eps * np.abs(mean)
+    return mean, np.where(constant, 1.0, deviation)
 
 
 class ConvSession(Session):
