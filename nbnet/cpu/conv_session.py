@@ -98,7 +98,8 @@ def channel_statistics(X, image_shape, row_numbers=None, weights=None) -> tuple[
         for start in range(0, len(row_numbers), STATISTICS_IMAGES):
             some = slice(start, start + STATISTICS_IMAGES)
             block = function(X[row_numbers[some]].astype(np.float64))
-            total += shares[some] @ block.reshape(len(block), -1, image_shape[2]).sum(axis=1)
+            rows = block.reshape(len(block), image_shape[0], -1).sum(axis=1)  # long rows are summed fast
+            total += shares[some] @ rows.reshape(len(block), -1, image_shape[2]).sum(axis=1)
         return total
 
     mean = average(lambda block: block)
