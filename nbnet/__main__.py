@@ -9,6 +9,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
@@ -18,22 +19,23 @@ import numpy as np
 EPOCHS = 60
 REPEAT_BELOW = 1.0  # seconds: quicker fits are timed three times, and the best counts
 DEMO_COLUMNS = ("data set", "rows", "estimator", "test score", "fit", "sklearn score", "sklearn fit", "ratio")
-DEMO_WIDTHS = (20, 6, 20, 18, 9, 13, 11, 6)
+DEMO_WIDTHS = (20, 6, 23, 18, 9, 13, 11, 6)
 
 
 class Task(NamedTuple):
-    """One row of the demo's table."""
+    """One row of the demo's table; `models` gives an estimator of ours and its peer in scikit-learn."""
 
     name: str
     load: Callable
     scoring: str
+    models: Callable
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the process's exit code."""
     parser = argparse.ArgumentParser(prog="python -m nbnet", description="Neural networks for scikit-learn users.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
-    commands.add_parser("demo", help="train on real tables beside scikit-learn's MLP and print one table")
+    commands.add_parser("demo", help="train on real tables and texts beside scikit-learn and print one table")
     commands.add_parser("warm-up", help="compile everything once, so that no later fit has to (for container images)")
     commands.add_parser("info", help="print versions, vector width, cache folder and devices")
     command = parser.parse_args(arguments).command
@@ -45,14 +47,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def demo() -> None:
-    """Train `MLPClassifier` and scikit-learn's on the same rows with the same settings, and print one table."""
+    """Train our estimators and scikit-learn's on the same rows, and print one table."""
     from . import __version__
 
     print(f"{_processor()}, {_n_cores()} cores; nbnet {__version__}, Python {platform.python_version()}")
     _report_compilation(_compile_for_demo)
-    print(
-        f"\nBoth: one hidden layer of 100, {EPOCHS} epochs, float32, else defaults; every fifth row is for the test.\n"
-    )
+    print(f"\nTables: one hidden layer of 100, {EPOCHS} epochs, float32, else defaults; scikit-learn the same.")
+    print("Texts: defaults, beside TF-IDF of words and pairs of them (of characters for Chinese) and LinearSVC.")
+    print("Every fifth row is for the test.\n")
     print(_table_line(DEMO_COLUMNS))
     print(_table_line(["-" * width for width in DEMO_WIDTHS]))
     start = time.perf_counter()
@@ -62,7 +64,7 @@ def demo() -> None:
         f"\nIn all {time.perf_counter() - start:.1f} s. Fits: best of up to 3. Ratio: scikit-learn's time by nbnet's;"
     )
     print("scikit-learn's BLAS has one thread, its faster setting at these sizes.")
-    print("Estimators for texts and images, and training on a GPU, are not built yet.")
+    print("An estimator for images, and training on a GPU, are not built yet.")
 
 
 def _demo_tasks() -> list[Task]:
@@ -71,27 +73,46 @@ def _demo_tasks() -> list[Task]:
     from . import datasets
 
     return [
-        Task("breast cancer", load_breast_cancer, "accuracy"),
-        Task("german credit", datasets.load_german_credit, "roc_auc"),
-        Task("ai4i2020", datasets.load_ai4i2020, "roc_auc"),
-        Task("student performance", datasets.load_student_performance, "roc_auc"),
-        Task("digits", load_digits, "accuracy"),
+        Task("breast cancer", load_breast_cancer, "accuracy", _networks),
+        Task("german credit", datasets.load_german_credit, "roc_auc", _networks),
+        Task("ai4i2020", datasets.load_ai4i2020, "roc_auc", _networks),
+        Task("student performance", datasets.load_student_performance, "roc_auc", _networks),
+        Task("digits", load_digits, "accuracy", _networks),
+        Task("sms spam", datasets.load_sms_spam, "accuracy", _text_models),
+        Task("chinese verse", datasets.load_poetry_genre_zh, "accuracy", partial(_text_models, analyzer="char")),
     ]
+
+
+def _networks():
+    from sklearn.neural_network import MLPClassifier as SklearnClassifier
+
+    from . import MLPClassifier
+
+    settings = {"max_iter": EPOCHS, "n_iter_no_change": EPOCHS, "random_state": 0}
+    return MLPClassifier(**settings), SklearnClassifier(**settings)
+
+
+def _text_models(analyzer: str = "word"):
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.pipeline import make_pipeline
+    from sklearn.svm import LinearSVC
+
+    from . import TextEmbeddingClassifier
+
+    vectorizer = TfidfVectorizer(analyzer=analyzer, ngram_range=(1, 2))
+    return TextEmbeddingClassifier(random_state=0), make_pipeline(vectorizer, LinearSVC(random_state=0))
 
 
 def _demo_row(task: Task) -> list[str]:
     from sklearn.metrics import get_scorer
-    from sklearn.neural_network import MLPClassifier as SklearnClassifier
     from threadpoolctl import threadpool_limits
-
-    from . import MLPClassifier
 
     X, y = _prepare(task.load())
     is_test = np.arange(len(y)) % 5 == 4
+    ours, peer = task.models()
     results = []
-    for label, estimator_class in (("nbnet", MLPClassifier), ("scikit-learn", SklearnClassifier)):
+    for label, model in (("nbnet", ours), ("scikit-learn", peer)):
         with _status(f"{task.name}: {label} trains"):
-            model = estimator_class(max_iter=EPOCHS, n_iter_no_change=EPOCHS, random_state=0)
             with threadpool_limits(1):  # the faster setting for scikit-learn's products at these sizes
                 seconds = _time_fit(model, X[~is_test], y[~is_test])
             results.append((get_scorer(task.scoring)(model, X[is_test], y[is_test]), seconds))
@@ -100,7 +121,7 @@ def _demo_row(task: Task) -> list[str]:
     return [
         task.name,
         f"{len(y):,}",
-        "MLPClassifier",
+        type(ours).__name__,
         f"{score:.3f} {metric}",
         f"{seconds:.3f} s",
         f"{peer_score:.3f}",
@@ -110,10 +131,12 @@ def _demo_row(task: Task) -> list[str]:
 
 
 def _prepare(bunch) -> tuple[np.ndarray, np.ndarray]:
-    """Float32 columns: numbers standardized, categories one-hot."""
+    """Float32 columns: numbers standardized, categories one-hot. Texts stay as they are."""
     from sklearn.compose import make_column_transformer
     from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
+    if bunch.data.ndim == 1:
+        return bunch.data, bunch.target
     categorical = bunch.get("categorical_features", [])
     numeric = bunch.get("numeric_features", list(range(bunch.data.shape[1])))
     columns = make_column_transformer(
@@ -167,15 +190,17 @@ def _status(text: str) -> Iterator[None]:
 
 
 def warm_up() -> None:
-    """Compile every signature that a fit or a prediction can ask for: both dtypes, dense and sparse input."""
+    """Compile every signature that a fit or a prediction can ask for: both dtypes, dense and sparse input, texts."""
     _report_compilation(_compile_everything)
 
 
 def _compile_for_demo() -> None:
-    X, y = _small_problem(np.float32)
-    from . import MLPClassifier
+    from . import MLPClassifier, TextEmbeddingClassifier
 
+    X, y = _small_problem(np.float32)
     _fit(MLPClassifier((4,), max_iter=1), X, y).predict(X)
+    texts, labels = _small_texts()
+    _fit(TextEmbeddingClassifier(4, max_iter=1), texts, labels).predict(texts)
 
 
 def _compile_everything() -> None:
@@ -189,6 +214,8 @@ def _compile_everything() -> None:
         for kind, rows in inputs.items():
             with _status(f"{np.dtype(dtype).name}, {kind}"):
                 _compile_for_input(rows, y)
+        with _status(f"{np.dtype(dtype).name}, texts"):
+            _compile_for_texts(np.dtype(dtype).name)
 
 
 def _compile_for_input(X, y: np.ndarray) -> None:
@@ -199,6 +226,21 @@ def _compile_for_input(X, y: np.ndarray) -> None:
     _fit(MLPClassifier((4,), dropout=0.1, max_grad_norm=1.0, max_iter=1), X, y, X_val=X, y_val=y)
     for loss in ("squared_error", "poisson", "huber", "quantile"):
         _fit(MLPRegressor(loss, (4,), max_iter=1), X, y.astype(X.dtype)).predict(X)
+
+
+def _compile_for_texts(dtype: str) -> None:
+    from . import TextEmbeddingClassifier
+
+    texts, labels = _small_texts()
+    for hidden, changes in (((), {"subword_range": (2, 3)}), ((4,), {"pooling": "attention", "dropout": 0.1})):
+        for solver in ("adagrad", "adam"):
+            model = TextEmbeddingClassifier(4, hidden, solver=solver, max_iter=1, dtype=dtype, **changes)
+            _fit(model, texts, labels, X_val=texts, y_val=labels).predict(texts)
+            model.partial_fit([*texts, "another"], [*labels, 0]).transform(texts)
+
+
+def _small_texts() -> tuple[list[str], list[int]]:
+    return ["one text", "and another", "caf\u00e9 \u8336", ""] * 8, [0, 1, 1, 0] * 8
 
 
 def _small_problem(dtype) -> tuple[np.ndarray, np.ndarray]:

@@ -33,7 +33,7 @@ def test_no_or_unknown_command_is_a_usage_error(arguments, capsys):
 
 def test_demo_prints_one_row_a_data_set(monkeypatch, capsys):
     if JIT_DISABLED:
-        tasks = [command_line.Task("tiny", _tiny_bunch, "accuracy")]
+        tasks = [command_line.Task("tiny", _tiny_bunch, "accuracy", command_line._networks)]
         monkeypatch.setattr(command_line, "_demo_tasks", lambda: tasks)
     monkeypatch.setattr(command_line, "EPOCHS", 2)
     assert command_line.main(["demo"]) == 0
@@ -54,6 +54,15 @@ def test_after_warm_up_other_networks_compile_nothing(capsys):
         command_line._fit(nbnet.MLPClassifier((3, 5, 2), activation="tanh", max_iter=2, early_stopping=True), X, labels)
         nbnet.MLPClassifier((2,), dropout=0.5).partial_fit(csr_array(X), several_labels, classes=[0, 1, 2, 3])
         nbnet.MLPRegressor("huber", (2, 2)).partial_fit(X, X[:, :2]).predict(X[:1])
+        texts, name = ["some words", "other words!", "\u8336", ""] * 10, np.dtype(dtype).name
+        for options in (
+            {},
+            {"hidden_layer_sizes": (3,), "pooling": "max", "analyzer": "char"},
+            {"sublinear_tf": False},
+        ):
+            model = nbnet.TextEmbeddingClassifier(5, dtype=name, loss="one_vs_all", early_stopping=True, **options)
+            model.fit(texts, several_labels).transform(texts)
+            assert model.predict_proba(texts[:1]).dtype == dtype
     assert command_line._cached_files(cache_directory()) == compiled
 
 
