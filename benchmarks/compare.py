@@ -550,7 +550,9 @@ def main() -> None:
                 parser.error(f"--peers: {name!r} is none of {', '.join(TOP_PEERS)}")
         result = compare(Options(arguments.quick, peers and [p for p in peers if p], not arguments.no_avx2), groups)
     if arguments.json:
-        arguments.json.write_text(json.dumps(result, indent=1) + "\n")
+        # what benchmarks.text keeps in the same file stays
+        others = json.loads(arguments.json.read_text()) if arguments.json.exists() else {}
+        arguments.json.write_text(json.dumps(others | result, indent=1) + "\n")
     form = as_summary if arguments.summary else as_markdown if arguments.markdown else as_text
     print(form(result))
 
