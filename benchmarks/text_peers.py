@@ -224,7 +224,7 @@ class TextPredict:
 
     def measure(self) -> dict:
         found = {"seconds": timed(self._calls)["seconds"] / self.n_calls}
-        if isinstance(self.side, Nbnet):
+        if isinstance(self.side, Nbnet) and isinstance(self.argument, str):
             found["validation"] = timed(self._validations)["seconds"] / self.n_calls
         return found
 
