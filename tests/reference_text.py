@@ -80,10 +80,10 @@ def sparse_step(solver, rows, documents, grads, state, rate, t, betas=(0.9, 0.99
             )
         return rows
     for document, tokens in zip(documents, grads, strict=True):
-        for (row, _), g in zip(document, tokens, strict=True):
+        for (row, count), g in zip(document, tokens, strict=True):
             if solver == "sgd":
                 rows[row] -= rate * g
             else:
-                state[row] += (g**2).mean()
+                state[row] += (g**2).mean() / count
                 rows[row] -= rate * g / np.sqrt(state[row])
     return rows

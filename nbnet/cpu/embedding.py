@@ -95,7 +95,7 @@ def initialize_rows(rows, row_start, row_stop, dim, stride, bound, seed):
 @cpu_kernel
 def weigh_tokens(embedding, documents, order, weights):
     """Weight of every token of the documents `order`, divided as the pooling asks, into `weights` from 0 on."""
-    k = 0
+    k = np.int64(0)
     for d in range(order.size):
         first = k
         total = 0.0
@@ -119,7 +119,7 @@ def weigh_tokens(embedding, documents, order, weights):
 @cpu_inline
 def chunk_vectors(n_left):
     """Vectors of a row that are summed together when `n_left` are left."""
-    return 7 if n_left >= 7 else 4 if n_left >= 4 else n_left
+    return 7 if n_left >= 7 else 4 if n_left >= 4 else min(n_left, 2)
 
 
 # ---------------------------------------------------------------- forward
@@ -147,8 +147,6 @@ def sum_rows(embedding, documents, row, weights, k, columns, x):
             sum_columns(shape(1, 7), embedding, column, documents, p_range, weights, k, x.data, position)
         elif width == 4:
             sum_columns(shape(1, 4), embedding, column, documents, p_range, weights, k, x.data, position)
-        elif width == 3:
-            sum_columns(shape(1, 3), embedding, column, documents, p_range, weights, k, x.data, position)
         elif width == 2:
             sum_columns(shape(1, 2), embedding, column, documents, p_range, weights, k, x.data, position)
         else:
@@ -190,7 +188,7 @@ def attend(embedding, documents, row, weights, k):
     largest = LOWEST
     for p in range(start, stop):
         position = np.int64(documents.ids[p]) * embedding.stride
-        score = dot(embedding.rows, position, embedding.query, 0, embedding.stride)
+        score = dot(embedding.rows, position, embedding.query, np.int64(0), embedding.stride)
         score += np.log(weights[k + p - start])
         weights[k + p - start] = score
         largest = max(largest, score)
@@ -202,7 +200,7 @@ def attend(embedding, documents, row, weights, k):
         weights[q] /= total
 
 
-@cpu_inline
+@cpu_kernel
 def documents_forward(bags, order, x, weights, choices, d_range, columns):
     """Pools documents [d_range[0], d_range[1]) of `order` into the rows of x, columns [columns[0], columns[1]).
 
@@ -215,7 +213,7 @@ def documents_forward(bags, order, x, weights, choices, d_range, columns):
     choices : Matrix
         Max pooling: overwritten for `add_chosen`; without elements: not wanted.
     """
-    k = 0
+    k = np.int64(0)
     for d in range(order.size):
         row = order[d]
         if d_range[0] <= d < d_range[1]:
@@ -240,19 +238,19 @@ def attention_backward(bags, order, x, grad_x, d_range):
     """From the gradient g of a document's h: derivatives ``a[q] (g . e[q] - g . h)`` of its scores into `slopes`, their
     products with e[q] (the query's gradient) into `choices`, the mean of g * query into `products`."""
     embedding, documents, space = bags.embedding, bags.documents, bags.space
-    stride, k = embedding.stride, 0
+    stride, k = embedding.stride, np.int64(0)
     for d in range(order.size):
         row = order[d]
         start, stop = documents.starts[row], documents.starts[row + 1]
         if d_range[0] <= d < d_range[1]:
             g = grad_x.start + d * grad_x.stride
             along = dot(grad_x.data, g, x.data, x.start + d * x.stride, stride)
-            space.products[d] = dot(grad_x.data, g, embedding.query, 0, stride) / embedding.dim
+            space.products[d] = dot(grad_x.data, g, embedding.query, np.int64(0), stride) / embedding.dim
             for p in range(start, stop):
                 score = dot(grad_x.data, g, embedding.rows, np.int64(documents.ids[p]) * stride, stride)
                 space.slopes[k + p - start] = space.attention[k + p - start] * (score - along)
             query_gradient = Matrix(space.choices, d * stride, stride)
-            sum_rows(embedding, documents, row, space.slopes, k, (0, stride), query_gradient)
+            sum_rows(embedding, documents, row, space.slopes, k, (np.int64(0), stride), query_gradient)
         k += stop - start
 
 
@@ -279,7 +277,7 @@ def token_norm(bags, norms, weights, k, d, query_norm):
 def chosen_norms(bags, order, grad_x, weights):
     """Max pooling: the mean square of each token's gradient, which is that of the document where it was chosen."""
     embedding, documents, choices = bags.embedding, bags.documents, bags.space.choices
-    k = 0
+    k = np.int64(0)
     for d in range(order.size):
         n = documents.starts[order[d] + 1] - documents.starts[order[d]]
         for q in range(k, k + n):
@@ -295,6 +293,8 @@ def chosen_norms(bags, order, grad_x, weights):
 def adagrad_steps(bags, order, grad_x, norms, rate, weights, squares, steps):
     """Adds the mean square of each token's gradient to its row's sum, one after another; ``steps = -rate / sqrt(sum)``.
 
+    A token that occurs c times counts as c, each with a c-th of its gradient: the squares' sum is divided by c.
+
     One sum for a row, not for each element, costs a hundredth of the memory and learns as well here (see the user
     guide's figures). Source: Mudigere et al., Software-hardware co-design for fast and scalable training of deep
     learning recommendation models, ISCA 2022, section 4.1.3 (row-wise AdaGrad).
@@ -302,12 +302,15 @@ def adagrad_steps(bags, order, grad_x, norms, rate, weights, squares, steps):
     documents, is_max = bags.documents, bags.embedding.pooling == Pooling.MAX
     if is_max:
         chosen_norms(bags, order, grad_x, weights)
-    query_norm = dot(bags.embedding.query, 0, bags.embedding.query, 0, bags.embedding.stride) / bags.embedding.dim
-    k = 0
+    k = np.int64(0)
+    query_norm = dot(bags.embedding.query, k, bags.embedding.query, k, bags.embedding.stride) / bags.embedding.dim
     for d in range(order.size):
         for p in range(documents.starts[order[d]], documents.starts[order[d] + 1]):
             row = documents.ids[p]
-            total = squares[row] + (weights[k] if is_max else token_norm(bags, norms, weights, k, d, query_norm))
+            norm = weights[k] if is_max else token_norm(bags, norms, weights, k, d, query_norm)
+            if documents.counts.size > 0:
+                norm /= documents.counts[p]
+            total = squares[row] + norm
             squares[row] = total
             steps[k] = total
             k += 1
@@ -347,8 +350,6 @@ def add_to_rows(target, stride, ids, p_range, factors, k, columns, grad_x):
             add_columns(shape(1, 7), target, stride, column, ids, p_range, factors, k, grad_x, position)
         elif width == 4:
             add_columns(shape(1, 4), target, stride, column, ids, p_range, factors, k, grad_x, position)
-        elif width == 3:
-            add_columns(shape(1, 3), target, stride, column, ids, p_range, factors, k, grad_x, position)
         elif width == 2:
             add_columns(shape(1, 2), target, stride, column, ids, p_range, factors, k, grad_x, position)
         else:
@@ -364,7 +365,7 @@ def add_chosen(target, stride, ids, first, factors, k, columns, grad_x, choices)
         target[np.int64(ids[first + q]) * stride + j] += factors[k + q] * grad_x.data[grad_x.start + j]
 
 
-@cpu_inline
+@cpu_kernel
 def add_documents(target, ids, by_slot, bags, order, grad_x, factors, columns):
     """``target[row] += factor * g`` for each token's row, its factor and the row g of grad_x of its document.
 
@@ -379,7 +380,7 @@ def add_documents(target, ids, by_slot, bags, order, grad_x, factors, columns):
     factors : (n_tokens,)
     """
     documents, embedding = bags.documents, bags.embedding
-    k = 0
+    k = np.int64(0)
     for d in range(order.size):
         first, last = documents.starts[order[d]], documents.starts[order[d] + 1]
         start = k if by_slot else first
@@ -394,7 +395,7 @@ def add_documents(target, ids, by_slot, bags, order, grad_x, factors, columns):
         k += last - first
 
 
-@cpu_inline
+@cpu_kernel
 def add_gradients(target, ids, by_slot, bags, order, grad_x, weights, steps, factors, columns):
     """Adds ``steps * gradient`` of each token to its row of `target`; see `add_documents`."""
     pooling, n_tokens = bags.embedding.pooling, count_tokens(bags.documents, order)
@@ -424,7 +425,7 @@ def count_tokens(documents, order):
 @cpu_kernel
 def assign_slots(documents, order, slot_of_row, slots, touched):
     """Numbers the rows of a batch: ``touched[slots[k]]`` is the row of token k. Returns how many rows there are."""
-    n, k = 0, 0
+    n, k = np.int64(0), np.int64(0)
     for d in range(order.size):
         for p in range(documents.starts[order[d]], documents.starts[order[d] + 1]):
             row = documents.ids[p]
@@ -469,7 +470,7 @@ def adam_rows(embedding, sums, touched, n, columns, rate, rule):
             tile_store(square, embedding.moments, state + stride, 0)
 
 
-@cpu_inline
+@cpu_kernel
 def embedding_step(bags, order, grad_x, norms, rate, rule, columns, worker):
     """One update of some columns of the rows of a batch's tokens.
 
@@ -486,17 +487,19 @@ def embedding_step(bags, order, grad_x, norms, rate, rule, columns, worker):
     weights = space.attention if embedding.pooling == Pooling.ATTENTION else space.weights[worker]
     steps, factors = space.steps[worker], space.factors[worker]
     n_tokens = count_tokens(documents, order)
+    at_once = rule.optimizer == Optimizer.SGD or rule.optimizer == Optimizer.ADAGRAD
     if rule.optimizer == Optimizer.ADAGRAD:
         adagrad_steps(bags, order, grad_x, norms, rate, weights, embedding.squares[worker], steps)
     else:
-        step = -rate if rule.optimizer == Optimizer.SGD else 1.0
+        step = -rate if at_once else 1.0
         for k in range(n_tokens):
             steps[k] = step
-    if rule.optimizer == Optimizer.SGD or rule.optimizer == Optimizer.ADAGRAD:
-        add_gradients(embedding.rows, documents.ids, False, bags, order, grad_x, weights, steps, factors, columns)
-    else:
-        slots, touched = space.slots[worker], space.touched[worker]
+    target, ids, n = embedding.rows, documents.ids, 0
+    slots, touched = space.slots[worker], space.touched[worker]
+    if not at_once:
         n = assign_slots(documents, order, space.slot_of_row[worker], slots, touched)
         clear_slots(space.sums, embedding.stride, n, columns)
-        add_gradients(space.sums, slots, True, bags, order, grad_x, weights, steps, factors, columns)
+        target, ids = space.sums, slots
+    add_gradients(target, ids, not at_once, bags, order, grad_x, weights, steps, factors, columns)
+    if not at_once:
         adam_rows(embedding, space.sums, touched, n, columns, rate, rule)

@@ -151,7 +151,7 @@ def partial_norms(grad_x, stride, groups, n_rows, norms):
     for group in range(groups[0], groups[1]):
         start, stop = first_column(group, stride), first_column(group + 1, stride)
         columns = Matrix(grad_x.data, grad_x.start + start, grad_x.stride)
-        gradient_norms(columns, 1, stop - start, (0, n_rows), norms[group])
+        gradient_norms(columns, np.int64(1), stop - start, (np.int64(0), n_rows), norms[group])
 
 
 @cpu_kernel
@@ -164,10 +164,10 @@ def total_norms(partial, dim, n_rows, norms):
 @cpu_inline
 def pool_and_score(model, bags, order, x, scores, groups, columns, worker):
     """This worker's columns of the pooled vectors, and the scores of its groups."""
-    layer, stride = model.layers[0], bags.embedding.stride
+    layer, stride, zero = model.layers[0], bags.embedding.stride, np.int64(0)
     weigh_tokens(bags.embedding, bags.documents, order, bags.space.weights[worker])
     choices = Matrix(bags.space.choices, 0, stride)
-    documents_forward(bags, order, x, bags.space.weights[worker], choices, (0, order.size), columns)
+    documents_forward(bags, order, x, bags.space.weights[worker], choices, (zero, order.size), columns)
     for group in range(groups[0], groups[1]):
         k, k_stop = first_column(group, stride), first_column(group + 1, stride)
         weight = Matrix(model.params, layer["weight_start"] + k * layer["out_stride"], layer["out_stride"])
@@ -184,7 +184,7 @@ def update_layer(model, own, work, order, step, rule, columns, team):
     k_stop = min(columns[1], layer["n_in"])
     packed = work.packed[team.worker]
     dense_weight_gradient(x, grad_z, layer, model.grads, order.size, (columns[0], k_stop), packed, False)
-    update_rows(model, layer, work, 0, columns[0], k_stop, step, rule)
+    update_rows(model, layer, work, np.int64(0), columns[0], k_stop, step, rule)
     if team.worker == team.n_workers - 1:
         start, stop = layer["bias_start"], layer["bias_start"] + layer["out_stride"]
         bias_gradient(grad_z, layer, model.grads, order.size, False)
@@ -225,7 +225,7 @@ def train_epoch(model, exchange, bags, data, work, plan, rule, record, team):
             losses = exchange.losses[team.worker]
             of_batch = Record(losses[0][:n], losses[1][:n], of_batch.pieces)
         total_scores(exchange.scores, model.params, layer, z, n, team)
-        loss_of_rows(model, data.targets, batch, own, rule, of_batch, 0, n)
+        loss_of_rows(model, data.targets, batch, own, rule, of_batch, np.int64(0), n)
         gradient_columns(grad_z, work.transposed, layer, grad_x, columns, n)
         partial_norms(grad_x, stride, groups, n, exchange.norms)
         if not barrier(team):  # all norms are ready, and the scores and the bias read

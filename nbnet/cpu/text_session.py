@@ -12,10 +12,11 @@ from .embedding import Bags, BagSpace, Embedding
 from .session import ADAGRAD_START, Session, as_rows, as_targets
 from .simd import VECTOR_WIDTH
 from .tokens import Documents
+from .tree import Tree, huffman_tree
 from .walk import Data, LossRecord, Model, Plan, Targets
 from .workers import Workers, choose_n_workers
 
-__all__ = ["TextSession", "Texts", "as_targets", "as_texts", "initialize_table"]
+__all__ = ["TextSession", "Texts", "as_targets", "as_texts", "huffman_tree", "initialize_table", "open_session"]
 
 FLOP_A_TOKEN = 20.0  # what reading and writing one element of a row is worth: it waits for memory
 FLOP_A_DRAW = 20.0  # what a random number is worth
@@ -44,6 +45,15 @@ def initialize_table(network: Network, params: np.ndarray, seed: int, first_row:
     n_rows, rows = int(layer["n_in"]), params[int(layer["weight_start"]) :]
     with Workers(choose_n_workers(n_jobs, FLOP_A_DRAW * (n_rows - first_row) * dim)) as workers:
         workers.run(text_walk.initialize, rows, first_row, n_rows, dim, stride, np.uint64(seed))
+
+
+def open_session(network: Network, params: np.ndarray, loss, *, tree: Tree | None = None, **options) -> TextSession:
+    """The session for a network over documents, whose last layer is a `tree` of classes or fully connected."""
+    if tree is None:
+        return TextSession(network, params, loss, **options)
+    from .tree_session import TreeSession  # which builds on this module
+
+    return TreeSession(network, params, loss, tree=tree, **options)
 
 
 class TextSession(Session):

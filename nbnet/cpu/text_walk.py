@@ -26,8 +26,8 @@ from .walk import (
     StepSize,
     backward,
     batch_of,
+    dense_layers_forward,
     descend,
-    forward,
     loss_of_rows,
     output_of,
     record_of,
@@ -53,15 +53,15 @@ def pool_batch(bags, order, x, columns, team):
 
     Returns this worker's documents [start, stop) of the later phases.
     """
-    embedding, space = bags.embedding, bags.space
+    embedding, space, zero = bags.embedding, bags.space, np.int64(0)
     d_start, d_stop = share_of(order.size, TILE_ROWS, team)
     choices = Matrix(space.choices, 0, embedding.stride)
     weights = space.weights[team.worker]
     weigh_tokens(embedding, bags.documents, order, weights)
     if embedding.pooling == Pooling.ATTENTION:
-        documents_forward(bags, order, x, weights, choices, (d_start, d_stop), (0, embedding.stride))
+        documents_forward(bags, order, x, weights, choices, (d_start, d_stop), (zero, embedding.stride))
     else:
-        documents_forward(bags, order, x, weights, choices, (0, order.size), columns)
+        documents_forward(bags, order, x, weights, choices, (zero, order.size), columns)
     return d_start, d_stop
 
 
@@ -145,7 +145,7 @@ def train_epoch(model, below, bags, data, work, plan, rule, record, team):
         if not barrier(team):  # the pooled vectors and the transposed weights are ready
             break
         pooled_dropout(layer, x, grad_x, mode, rows)
-        forward(model, data.rows, order, work, mode, rows[0], rows[1])
+        dense_layers_forward(model, work, mode, 0, rows[0], rows[1])
         loss_of_rows(model, data.targets, batch, work, rule, of_batch, rows[0], rows[1])
         backward(model, work, rows[0], rows[1])
         document_gradients(bags, order, x, grad_x, rows)
@@ -170,8 +170,8 @@ def pool_block(bags, own, order, start, n, x, weights):
         order[i] = start + i
     block, stride = order[:n], bags.embedding.stride
     weigh_tokens(bags.embedding, bags.documents, block, weights)
-    nothing = Matrix(own.none, 0, stride)
-    documents_forward(bags, block, x, weights, nothing, (0, n), (0, stride))
+    nothing, zero = Matrix(own.none, 0, stride), np.int64(0)
+    documents_forward(bags, block, x, weights, nothing, (zero, n), (zero, stride))
     return block
 
 
@@ -186,8 +186,8 @@ def predict(model, rows, bags, work, orders, loss, out, team):
     first, end = share_of(rows.n_rows, TILE_ROWS, team)
     for start in range(first, end, PREDICT_ROWS):
         n = min(PREDICT_ROWS, end - start)
-        block = pool_block(bags, own, orders[team.worker], start, n, x, weights)
-        forward(model, rows, block, own, mode, 0, n)
+        pool_block(bags, own, orders[team.worker], start, n, x, weights)
+        dense_layers_forward(model, own, mode, 0, np.int64(0), n)
         apply_inverse_link(output_of(last, own.outputs, own.capacity), loss, last["n_out"], out, start, n)
     restore_subnormals(control)
 
@@ -203,9 +203,9 @@ def evaluate(model, data, bags, work, orders, rule, record, team):
     for start in range(first, end, PREDICT_ROWS):
         n = min(PREDICT_ROWS, end - start)
         block = pool_block(bags, own, orders[team.worker], start, n, x, weights)
-        forward(model, data.rows, block, own, mode, 0, n)
+        dense_layers_forward(model, own, mode, 0, np.int64(0), n)
         of_block = record_of(record, work, start, start + n, team)
-        loss_of_rows(model, data.targets, Batch(block, 1.0), own, rule, of_block, 0, n)
+        loss_of_rows(model, data.targets, Batch(block, 1.0), own, rule, of_block, np.int64(0), n)
     restore_subnormals(control)
 
 

@@ -95,7 +95,7 @@ def tree_loss(x, params, layer, tree, targets, batch, slopes, record, i_range):
     record : Record
         Overwritten. A row with several labels has the mean of their losses.
     """
-    order, k = batch.order, 0
+    order, k = batch.order, np.int64(0)
     for i in range(order.size):
         first, last = labels_of(targets, order[i])
         loss = 0.0
@@ -122,7 +122,7 @@ def tree_loss(x, params, layer, tree, targets, batch, slopes, record, i_range):
 @cpu_kernel
 def tree_backward(params, layer, tree, targets, order, slopes, grad_x, i_range):
     """``grad_x = grad_x * sum of slopes * w``: back through the units and, from its slopes, the layer below."""
-    vector, k = shape(1, 1), 0
+    vector, k = shape(1, 1), np.int64(0)
     for i in range(order.size):
         first, last = labels_of(targets, order[i])
         k_first = k
@@ -146,7 +146,7 @@ def tree_backward(params, layer, tree, targets, order, slopes, grad_x, i_range):
 @cpu_kernel
 def tree_step(x, model, layer, tree, targets, order, slopes, columns, step, rule):
     """One update of some columns of the units passed, for each document one after another."""
-    vector, k = shape(1, 1), 0
+    vector, k = shape(1, 1), np.int64(0)
     plain = StepSize(step.rate, 0.0, 0.0, 1.0)
     for i in range(order.size):
         first, last = labels_of(targets, order[i])

@@ -135,7 +135,7 @@ def predict(model, rows, top, bags, work, orders, out, team):
     for start in range(first, end, PREDICT_ROWS):
         n = min(PREDICT_ROWS, end - start)
         pool_block(bags, own, orders[team.worker], start, n, x, weights)
-        hidden_forward(model, own, mode, 0, n)
+        hidden_forward(model, own, mode, np.int64(0), n)
         tree_probabilities(last, model.params, layer, top.tree, top.units[team.worker], out, start, n)
     restore_subnormals(control)
 
@@ -152,7 +152,17 @@ def evaluate(model, data, top, bags, work, orders, record, team):
     for start in range(first, end, PREDICT_ROWS):
         n = min(PREDICT_ROWS, end - start)
         block = Batch(pool_block(bags, own, orders[team.worker], start, n, x, weights), 1.0)
-        hidden_forward(model, own, mode, 0, n)
+        hidden_forward(model, own, mode, np.int64(0), n)
         of_block = record_of(record, work, start, start + n, team)
-        tree_loss(last, model.params, layer, top.tree, data.targets, block, top.slopes[team.worker], of_block, (0, n))
+        tree_loss(
+            last,
+            model.params,
+            layer,
+            top.tree,
+            data.targets,
+            block,
+            top.slopes[team.worker],
+            of_block,
+            (np.int64(0), n),
+        )
     restore_subnormals(control)

@@ -174,22 +174,39 @@ def read_inputs(model, rows, order, work, i_start, i_stop):
 
 @cpu_inline
 def forward(model, rows, order, work, mode, i_start, i_stop):
-    """Rows [i_start, i_stop) of a batch through all layers; the last one's slopes are never wanted."""
+    """Rows [i_start, i_stop) of a batch through all layers, from CSR rows or the workspace's inputs."""
+    first = 0
+    if rows.indptr.size > 0:
+        layer = model.layers[0]
+        y = output_of(layer, work.outputs, work.capacity)
+        slopes = mode.slopes if model.layers.size > 1 else work.none
+        sparse_forward(rows, order, model.params, layer, y, slopes, i_start, i_stop)
+        drop(layer, y, mode, first, i_start, i_stop)
+        first = 1
+    dense_layers_forward(model, work, mode, first, i_start, i_stop)
+
+
+@cpu_inline
+def dense_layers_forward(model, work, mode, first, i_start, i_stop):
+    """Rows [i_start, i_stop) through the layers from number `first` on; the last one's slopes are never wanted."""
     n_layers, slopes = model.layers.size, mode.slopes
-    for number in range(n_layers):
+    for number in range(first, n_layers):
         layer = model.layers[number]
         y = output_of(layer, work.outputs, work.capacity)
-        wanted = slopes if number < n_layers - 1 else work.none
-        if number == 0 and rows.indptr.size > 0:
-            sparse_forward(rows, order, model.params, layer, y, wanted, i_start, i_stop)
+        if number == 0:
+            x = Matrix(work.inputs, 0, layer["in_stride"])
         else:
-            if number == 0:
-                x = Matrix(work.inputs, 0, layer["in_stride"])
-            else:
-                x = output_of(model.layers[number - 1], work.outputs, work.capacity)
-            dense_forward(x, model.params, layer, y, wanted, i_start, i_stop)
-        if layer["dropout"] > 0.0 and slopes.size > 0:
-            dropout_forward(y, layer, slopes, mode.seed, mode.step, np.uint64(number), i_start, i_stop)
+            x = output_of(model.layers[number - 1], work.outputs, work.capacity)
+        wanted = slopes if number < n_layers - 1 else work.none
+        dense_forward(x, model.params, layer, y, wanted, i_start, i_stop)
+        drop(layer, y, mode, number, i_start, i_stop)
+
+
+@cpu_inline
+def drop(layer, y, mode, number, i_start, i_stop):
+    """Dropout of a layer's outputs in training."""
+    if layer["dropout"] > 0.0 and mode.slopes.size > 0:
+        dropout_forward(y, layer, mode.slopes, mode.seed, mode.step, np.uint64(number), i_start, i_stop)
 
 
 @cpu_inline
@@ -432,7 +449,7 @@ def predict(model, rows, work, orders, loss, out, team):
         Overwritten.
     """
     control = flush_subnormals()
-    own = worker_space(work, team.worker)
+    own, zero = worker_space(work, team.worker), np.int64(0)  # a literal 0 would be a type of its own
     mode = Mode(work.none, np.uint64(0), np.uint64(0))
     last = model.layers[model.layers.size - 1]
     order = orders[team.worker]
@@ -441,8 +458,8 @@ def predict(model, rows, work, orders, loss, out, team):
         n = min(PREDICT_ROWS, end - start)
         for i in range(n):
             order[i] = start + i
-        read_inputs(model, rows, order, own, 0, n)
-        forward(model, rows, order, own, mode, 0, n)
+        read_inputs(model, rows, order, own, zero, n)
+        forward(model, rows, order, own, mode, zero, n)
         apply_inverse_link(output_of(last, own.outputs, own.capacity), loss, last["n_out"], out, start, n)
     restore_subnormals(control)
 
@@ -451,7 +468,7 @@ def predict(model, rows, work, orders, loss, out, team):
 def evaluate(model, data, work, orders, rule, record, team):
     """The loss of all rows without dropout, left in `record`; the workspace is as for `predict`."""
     control = flush_subnormals()
-    own = worker_space(work, team.worker)
+    own, zero = worker_space(work, team.worker), np.int64(0)  # a literal 0 would be a type of its own
     mode = Mode(work.none, np.uint64(0), np.uint64(0))
     order = orders[team.worker]
     first, end = share_of(data.rows.n_rows, TILE_ROWS, team)
@@ -459,8 +476,8 @@ def evaluate(model, data, work, orders, rule, record, team):
         n = min(PREDICT_ROWS, end - start)
         for i in range(n):
             order[i] = start + i
-        read_inputs(model, data.rows, order, own, 0, n)
-        forward(model, data.rows, order, own, mode, 0, n)
+        read_inputs(model, data.rows, order, own, zero, n)
+        forward(model, data.rows, order, own, mode, zero, n)
         of_block = record_of(record, work, start, start + n, team)
-        loss_of_rows(model, data.targets, Batch(order, 1.0), own, rule, of_block, 0, n)
+        loss_of_rows(model, data.targets, Batch(order, 1.0), own, rule, of_block, zero, n)
     restore_subnormals(control)
