@@ -200,8 +200,9 @@ class Session:
                 last = min(first + chunk, starts.size)
                 plan = Plan(order, rates, alpha * scales, decays, scales, self.batch_size, first, last, step0)
                 self._run_steps(workers, rows, targets, plan, record)
-        losses = self._row_losses(record, targets, order) * ordered_weights
-        batch_losses = np.add.reduceat(losses, starts) * means + 0.5 * alpha * record.penalties * means
+        with np.errstate(all="ignore"):  # where training diverges, the trainer says so
+            losses = self._row_losses(record, targets, order) * ordered_weights
+            batch_losses = np.add.reduceat(losses, starts) * means + 0.5 * alpha * record.penalties * means
         return EpochResult(float(np.sum(batch_losses * sizes) / order.size))
 
     def _run_steps(self, workers: Workers, rows, targets: Targets, plan: Plan, record: LossRecord) -> None:
