@@ -6,16 +6,20 @@ __version__ = "0.1.0.dev0"
 
 # public name -> module that has it; imported on first use, so that `import nbnet` compiles nothing
 _PUBLIC = {
+    "ConvClassifier": "nbnet.estimators.conv",
     "MLPClassifier": "nbnet.estimators.mlp",
     "MLPRegressor": "nbnet.estimators.mlp",
     "TextEmbeddingClassifier": "nbnet.estimators.text",
     "HistoryDisplay": "nbnet.plotting",
+    "Augmentation": "nbnet.images",
     "ImagePreprocessor": "nbnet.images",
     "load_images": "nbnet.images",
     "datasets": None,
 }
 
 __all__ = [
+    "Augmentation",
+    "ConvClassifier",
     "HistoryDisplay",
     "ImagePreprocessor",
     "MLPClassifier",

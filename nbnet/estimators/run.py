@@ -67,6 +67,12 @@ class Table(NamedTuple):
         return Table(self.X[rows], self.encoded.take(rows), self.weights[rows], self.loss_weights[rows])
 
 
+def targets_of(table: Table, backend, n_outputs: int, dtype):
+    """The backend's targets."""
+    weights = cast_finite(table.loss_weights, dtype, "sample_weight")
+    return backend.as_targets(table.encoded.labels, table.encoded.values, weights, n_outputs, dtype)
+
+
 class Output(NamedTuple):
     """What the targets say about the last layer."""
 
@@ -143,6 +149,14 @@ class Run(ABC):
 
         return score
 
+    def training_rows(self, X):
+        """The backend's view of the rows to train on."""
+        return self.rows(X)
+
+    def train(self, data, validation, hooks, first_pass: bool, incremental: bool) -> dict:
+        """Train with the estimator's solver; returns the fitted attributes."""
+        return self.stochastic(data, validation, hooks, first_pass, incremental)
+
     def stochastic(self, data, validation, hooks, first_pass: bool, incremental: bool) -> dict:
         """Train with a stochastic solver; returns the fitted attributes."""
         estimator = self.estimator
@@ -212,15 +226,18 @@ class TableRun(Run):
 
     def targets(self, table: Table):
         """The backend's targets."""
-        labels, values = table.encoded.labels, table.encoded.values
-        weights = cast_finite(table.loss_weights, self.compute_dtype, "sample_weight")
-        return self.backend.as_targets(labels, values, weights, self.session.n_outputs, self.compute_dtype)
+        return targets_of(table, self.backend, self.session.n_outputs, self.compute_dtype)
 
     def attributes(self, params: np.ndarray) -> dict:
         """What makes an estimator predict with `params`."""
         if params.dtype != self.dtype:
             params = trainer.aligned_copy(params, self.dtype)
         return {"params_": params, "network_": self.network, "_loss": self.loss, "_latest_params": None}
+
+    def train(self, data, validation, hooks, first_pass, incremental):
+        if self.estimator.solver == "lbfgs":
+            return self.lbfgs(data, validation, hooks)
+        return self.stochastic(data, validation, hooks, first_pass, incremental)
 
     def lbfgs(self, data, validation, hooks) -> dict:
         """Train with L-BFGS; returns the fitted attributes."""

@@ -27,7 +27,7 @@ from .. import random, trainer
 from ..network import bias_of, weight_of
 from ..progress import PROGRESS_ATTRIBUTES
 from ..tokens import BOUNDARY_WORDS, Analysis, TokenIndex, check_texts
-from .base import BaseMLP, unchanged_on_error
+from .base import BaseNetwork, unchanged_on_error
 from .callbacks import CallbackHooks, CallbackSupportMixin, has_callbacks
 from .labels import (
     class_weights_of,
@@ -262,7 +262,7 @@ class TextEmbeddingClassifier(
     """
 
     _parameter_constraints: dict = {
-        **{name: BaseMLP._parameter_constraints[name] for name in SHARED_PARAMETERS},
+        **{name: BaseNetwork._parameter_constraints[name] for name in SHARED_PARAMETERS},
         "embedding_dim": [Interval(Integral, 1, None, closed="left")],
         "pooling": [StrOptions(set(POOLINGS))],
         "analyzer": [StrOptions({"word", "char", "char_wb"}), callable],

@@ -26,14 +26,16 @@ def check_hidden_layer_sizes(hidden_layer_sizes) -> list[int]:
     return [int(size) for size in sizes]
 
 
-def check_activations(activation: str | Sequence[str], n_hidden: int) -> list[Activation]:
-    """Activation of each hidden layer."""
-    names = [activation] * n_hidden if isinstance(activation, str) else list(activation)
+def check_activations(
+    activation: str | Sequence[str], n_layers: int, layers: str = "hidden layers"
+) -> list[Activation]:
+    """Activation of each of the layers."""
+    names = [activation] * n_layers if isinstance(activation, str) else list(activation)
     unknown = [name for name in names if name not in ACTIVATION_CODES]
     if unknown:
         raise ValueError(f"activation has unknown entries {unknown}; known are {sorted(ACTIVATION_CODES)}.")
-    if len(names) != n_hidden:
-        raise ValueError(f"activation has {len(names)} entries for {n_hidden} hidden layers: {names}.")
+    if len(names) != n_layers:
+        raise ValueError(f"activation has {len(names)} entries for {n_layers} {layers}: {names}.")
     return [ACTIVATION_CODES[name] for name in names]
 
 
@@ -75,7 +77,7 @@ def validate_table(estimator, X, y="no_validation", **options):
 def check_range(X, dtype: np.dtype) -> None:
     """Raise scikit-learn's ValueError where a value of X, already finite, is too large for `dtype`."""
     values = X.data if sp.issparse(X) else X
-    if dtype == X.dtype or dtype == np.float64 or not values.size:
+    if values.dtype.kind != "f" or dtype == X.dtype or dtype == np.float64 or not values.size:
         return
     if max(values.max(), -values.min()) > np.finfo(dtype).max:
         raise ValueError(f"Input X contains infinity or a value too large for {dtype!r}.")
