@@ -200,8 +200,7 @@ class ConvSession(Session):
         n_workers = choose_n_workers(self.n_jobs, self._flop_a_row * rows.n_rows)
         with Workers(n_workers) as workers:
             work = self._predict_workspace(rows.n_rows, n_workers, with_slopes=kernel is conv_walk.evaluate)
-            net, inputs = self._prediction_net(work.capacity, n_workers)
-            works = net, work._replace(inputs=inputs)
+            works = self._prediction_net(work.capacity, n_workers), work
             orders = np.zeros((n_workers, walk.PREDICT_ROWS), np.int64)
             model, data = self._model(self._none, self._none), (rows, targets, self._no_rows)
             workers.run(kernel, model, data, works, orders, self._change(rows), result)
@@ -228,14 +227,12 @@ class ConvSession(Session):
         slopes = shared[start + layout.slopes_gap : stop + layout.slopes_gap]
         return work._replace(inputs=shared[start:stop], input_slopes=slopes)
 
-    def _prediction_net(self, n_rows: int, n_workers: int) -> tuple[Net, np.ndarray]:
+    def _prediction_net(self, n_rows: int, n_workers: int) -> Net:
         """Room for a block of images a worker, and for `n_rows` rows of the dense layers' inputs."""
         layers, dtype = self.image_layers, self.params.dtype
         layout = _Layout(layers, self.image_network.image_width, n_rows, training=False)
         shared = _matrix(n_workers, layout.shared_size, dtype)
-        net = layout.net(layers, self.params, shared, _matrix(n_workers, layout.scratch_size, dtype))
-        start, stop = layout.last_map
-        return net, shared[:, start:stop]
+        return layout.net(layers, self.params, shared, _matrix(n_workers, layout.scratch_size, dtype))
 
     def _n_slices(self, n_weights: int) -> int:
         """Parts of a batch, by its size and the network's shape only: many, but they must not outweigh the maps."""

@@ -43,7 +43,7 @@ from .pooling import (
     pool_forward,
 )
 from .simd import TILE_ROWS, lanes, row_load, shape, tile_load, tile_store
-from .walk import Batch, Mode, StepSize
+from .walk import Batch, Mode, StepSize, Workspace
 from .winograd import (
     N_PRODUCTS,
     block_of,
@@ -805,6 +805,24 @@ def prediction_net(net, worker):
     )
 
 
+@cpu_inline
+def prediction_space(net, work, worker):
+    """The worker's own workspace of the dense layers, whose inputs are the last image layer's maps."""
+    own = walk.worker_space(work, worker)
+    return Workspace(
+        net.shared[worker][net.places[net.places.size - 1]["map_start"] :],
+        own.input_slopes,
+        own.outputs,
+        own.slopes,
+        own.none,
+        own.transposed,
+        own.pieces,
+        own.packed,
+        own.squares,
+        own.capacity,
+    )
+
+
 @cpu_kernel
 def prepare_prediction(net, alone):
     """Filters, and batch norm's factors from the running statistics. `alone`: a team of one."""
@@ -850,7 +868,7 @@ def predict(dense, data, works, orders, change, result, team):
     """
     control = flush_subnormals()
     images, _, rows = data
-    net, work = prediction_net(works[0], team.worker), walk.worker_space(works[1], team.worker)
+    net, work = prediction_net(works[0], team.worker), prediction_space(works[0], works[1], team.worker)
     prepare_prediction(net, Team(team.state, np.int64(0), np.int64(1)))
     loss, out = result
     last = dense.layers[dense.layers.size - 1]
@@ -888,7 +906,7 @@ def evaluate(dense, data, works, orders, change, result, team):
     LossRecord)."""
     control = flush_subnormals()
     images, targets, rows = data
-    net, work = prediction_net(works[0], team.worker), walk.worker_space(works[1], team.worker)
+    net, work = prediction_net(works[0], team.worker), prediction_space(works[0], works[1], team.worker)
     prepare_prediction(net, Team(team.state, np.int64(0), np.int64(1)))
     rule, record = result
     order = orders[team.worker]
