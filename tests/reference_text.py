@@ -52,7 +52,7 @@ def losses_and_gradients(documents, model, pooling, activations, loss, target, r
         losses, delta = reference.softmax_cross_entropy(xs[-1], target, smoothing)
     else:
         value, slope = reference.LOSSES[loss]
-        goal = target * (1 - smoothing) + smoothing / 2
+        goal = target * (1 - smoothing) + smoothing / target.shape[1]
         losses, delta = value(xs[-1], goal, 0).sum(axis=1), slope(xs[-1], goal, 0)
     grad_weights, grad_biases = [], []
     for number in range(len(activations) - 1, -1, -1):

@@ -91,7 +91,7 @@ def test_lists_of_labels(loss, n_rows, n_outputs, dtype, smoothing):
         expected, expected_grad = reference.softmax_cross_entropy(exact, indicator[order].astype(float), smoothing)
     else:
         value, slope = reference.LOSSES["sigmoid_cross_entropy"]
-        goal = indicator[order] * (1 - smoothing) + smoothing / 2
+        goal = indicator[order] * (1 - smoothing) + smoothing / n_outputs
         expected, expected_grad = value(exact, goal, 0).sum(axis=1), slope(exact, goal, 0)
     tolerance = 1e-5 if dtype == np.float32 else 1e-13
     np.testing.assert_allclose(values, expected, rtol=tolerance, atol=tolerance)

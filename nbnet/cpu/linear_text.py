@@ -17,7 +17,8 @@ import numpy as np
 
 from ..jit import cpu_inline, cpu_kernel
 from .dense import Matrix, bias_gradient, dense_weight_gradient, panel, panel_vectors
-from .embedding import documents_forward, embedding_step, gradient_norms, weigh_tokens
+from .embedding import documents_forward, gradient_norms, weigh_tokens
+from .embedding_updates import embedding_step
 from .optimizers import optimizer_step
 from .simd import (
     TILE_ROWS,

@@ -90,17 +90,18 @@ def one_vs_all(z, targets, order, scale, smoothing, grad_z, record, i_range):
     """Loss sum over j of softplus(z[j]) - t[j] z[j] and its gradient weight * scale * (logistic(z) - t).
 
     The sigmoid cross-entropy of every class, for rows that have a few labels of many: t is ``1 - smoothing`` at each
-    label plus ``smoothing / 2`` everywhere. Arguments as for `softmax_cross_entropy`.
+    label plus ``smoothing / n_classes`` everywhere. Arguments as for `softmax_cross_entropy`.
     """
     n_classes, row_shape, width = targets.n_outputs, shape(1, 1), lanes(z.data)
+    floor = smoothing / n_classes
     for i in range(i_range[0], i_range[1]):
         z_start, g_start = z.start + i * z.stride, grad_z.start + i * grad_z.stride
         weight = targets.weights[order[i]] * scale
         total = tile_zeros(row_shape, z.data)
         for j in range(0, n_classes, width):
             output = tile_load(row_shape, z.data, z_start + j, 0)
-            value = scalar.loss_value(Loss.SIGMOID_CROSS_ENTROPY, output, 0.5 * smoothing, 0.0)
-            slope = scalar.loss_slope(Loss.SIGMOID_CROSS_ENTROPY, output, 0.5 * smoothing, 0.0)
+            value = scalar.loss_value(Loss.SIGMOID_CROSS_ENTROPY, output, floor, 0.0)
+            slope = scalar.loss_slope(Loss.SIGMOID_CROSS_ENTROPY, output, floor, 0.0)
             total = total + lanes_below(value, n_classes - j, 0.0)
             tile_store(lanes_below(slope * weight, n_classes - j, 0.0), grad_z.data, g_start + j, 0)
         loss = tile_sum(total)

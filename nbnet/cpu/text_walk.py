@@ -11,11 +11,11 @@ from .dropout import dropout_forward
 from .embedding import (
     attention_backward,
     documents_forward,
-    embedding_step,
     gradient_norms,
     initialize_rows,
     weigh_tokens,
 )
+from .embedding_updates import embedding_step
 from .losses import apply_inverse_link
 from .optimizers import optimizer_step
 from .simd import TILE_ROWS, lanes, shape, tile_load, tile_store, tile_zeros

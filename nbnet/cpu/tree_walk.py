@@ -10,7 +10,7 @@ from ..jit import cpu_inline, cpu_kernel
 from ..network import Pooling
 from .dense import Matrix, dense_backward, dense_forward
 from .dropout import dropout_forward
-from .embedding import embedding_step
+from .embedding_updates import embedding_step
 from .simd import TILE_ROWS
 from .text_walk import CACHE_LINE, document_gradients, pool_batch, pool_block, pooled_dropout, update_query
 from .tree import Tree, tree_backward, tree_loss, tree_probabilities, tree_step
