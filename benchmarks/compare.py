@@ -460,15 +460,23 @@ def cells(line: dict) -> list[str]:
     ]
 
 
+def columns_of(result: dict, left_out: tuple[str, ...] = ()) -> tuple[list[str], list[list[str]]]:
+    """Names and lines of the table without columns that are empty or to be left out."""
+    columns = list(zip(HEADER, *map(cells, result["rows"]), strict=True))
+    shown = [column for column in columns if any(column[1:]) and column[0] not in left_out]
+    names, *table = (list(line) for line in zip(*shown, strict=True))
+    return names, table
+
+
 def as_text(result: dict) -> str:
     """The table for a terminal."""
-    table = [cells(line) for line in result["rows"]]
-    widths = [max(map(len, column)) for column in zip(HEADER, *table, strict=True)]
+    names, table = columns_of(result)
+    widths = [max(map(len, column)) for column in zip(names, *table, strict=True)]
 
     def line(values):
         return "  ".join(value.ljust(width) for value, width in zip(values, widths, strict=True)).rstrip()
 
-    lines, case = [machine_line(result), "", line(HEADER), line(["-" * width for width in widths])], None
+    lines, case = [machine_line(result), "", line(names), line(["-" * width for width in widths])], None
     for values in table:
         lines += [""] if case not in (None, values[0]) else []
         lines.append(line([values[0] if values[0] != case else "", *values[1:]]))
@@ -483,10 +491,8 @@ SUMMARY_PEERS = ("scikit-learn", "PyTorch", "PyTorch, one graph", "skorch", "JAX
 
 def as_markdown(result: dict) -> str:
     """The table for the README, with its machine and date."""
-    columns = [k for k, name in enumerate(HEADER) if name not in ("fastest", "AVX2 time")]
-    table = [[cells(line)[k] for k in columns] for line in result["rows"]]
+    names, table = columns_of(result, left_out=("fastest", "AVX2 time"))
     right = {"time", "accuracy", "ratio", "asked", "AVX2 ratio"}
-    names = [HEADER[k] for k in columns]
     rule = "|".join("---:" if name in right else "---" for name in names)
     lines = ["| " + " | ".join(names) + " |", f"|{rule}|"]
     case = None
