@@ -242,6 +242,8 @@ class StochasticTraining:
         Whether there are usable parameters to go back to, so that divergence warns instead of raising.
     largest_loss : float
         An epoch of a greater loss has diverged, even if its weights are finite.
+    target_loss : float
+        Training ends after an epoch whose loss is at most this.
     validation : Validation or None
         Rows to validate on.
     hooks : EpochHooks
@@ -260,6 +262,7 @@ class StochasticTraining:
         best_params: np.ndarray | None = None,
         has_finite_epoch: bool = False,
         largest_loss: float = np.inf,
+        target_loss: float = -np.inf,
         validation: Validation | None = None,
         hooks: EpochHooks | None = None,
     ):
@@ -269,7 +272,8 @@ class StochasticTraining:
         self.n_samples = len(data.row_numbers)
         self.batch_size = check_batch_size(settings.batch_size, self.n_samples)
         self.n_batches = -(-self.n_samples // self.batch_size)
-        self.best_params, self.has_finite_epoch, self.largest_loss = best_params, has_finite_epoch, largest_loss
+        self.best_params, self.has_finite_epoch = best_params, has_finite_epoch
+        self.largest_loss, self.target_loss = largest_loss, target_loss
         resumed = state is not None and state.solver == settings.solver and state.moments is not None
         self.state = state if resumed else OptimizerState(settings.solver)
         self.epochs_before = len(progress.loss_curve)  # with one seed, shuffles go on where the last call ended
@@ -363,6 +367,10 @@ class StochasticTraining:
                 self.best_params = aligned_copy(self.session.params)
             else:
                 self.best_params[:] = self.session.params
+        if progress.loss <= self.target_loss:
+            if settings.verbose:
+                print(f"Training loss reached {self.target_loss:f}. Stopping.")
+            return True
         if progress.no_improvement_count <= settings.n_iter_no_change:
             return False
         watched = "Validation score" if settings.early_stopping else "Training loss"

@@ -24,6 +24,12 @@ def token_weights(index: TokenIndex, row_weights: np.ndarray | None) -> dict:
     return {"row_weights": row_weights, "count_weights": counts}
 
 
+def open_session(backend, estimator, params: np.ndarray, **options):
+    """A session of the estimator's network."""
+    weights = token_weights(estimator._index, estimator.idf_)
+    return backend.open_session(estimator.network_, params, estimator._loss, tree=estimator._tree, **weights, **options)
+
+
 def n_workers_for(backend, texts, n_jobs: int | None) -> int:
     """Workers that cut the texts into tokens."""
     return backend.choose_n_workers(n_jobs, FLOP_A_CHARACTER * sum(map(len, texts)))
@@ -42,8 +48,7 @@ class Reader:
     def __init__(self, estimator, params: np.ndarray):
         self.backend = trainer.backend_for(estimator.device, "text_session")
         self.index, self.prior = estimator._index, estimator.class_prior_
-        weights = token_weights(self.index, estimator.idf_)
-        self.session = self.backend.TextSession(estimator.network_, params, estimator._loss, **weights)
+        self.session = open_session(self.backend, estimator, params)
         # classes that exclude each other have probabilities that sum to 1, whatever the loss
         self.normalize = not estimator._multilabel and estimator._loss == Loss.SIGMOID_CROSS_ENTROPY
         rules = self.index.analysis.rules()

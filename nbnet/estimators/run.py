@@ -107,6 +107,7 @@ class Run(ABC):
 
     starts_usable = False  # whether the parameters to start from predict sensibly
     largest_loss = np.inf  # an epoch of a greater loss has diverged
+    target_loss = -np.inf  # training ends after an epoch of at most this loss
 
     def __init__(self, estimator, backend, session, settings: trainer.Settings, seed: int):
         self.estimator, self.backend, self.session = estimator, backend, session
@@ -175,6 +176,7 @@ class Run(ABC):
             best_params=best_params,
             has_finite_epoch=self.starts_usable or not first_pass,
             largest_loss=self.largest_loss,
+            target_loss=self.target_loss,
             validation=validation,
             hooks=hooks,
         )

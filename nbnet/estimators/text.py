@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from copy import copy
 from numbers import Integral, Real
 from typing import Self
@@ -19,12 +18,12 @@ from sklearn.base import (
 )
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import Interval, RealNotInt, StrOptions, validate_params
+from sklearn.utils._param_validation import HasMethods, Interval, RealNotInt, StrOptions, validate_params
 from sklearn.utils.multiclass import _check_partial_fit_first_call
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
 from .. import random, trainer
-from ..network import bias_of, weight_of
+from ..network import LayerKind, bias_of, weight_of
 from ..progress import PROGRESS_ATTRIBUTES
 from ..tokens import BOUNDARY_WORDS, Analysis, TokenIndex, check_texts
 from .base import BaseNetwork, unchanged_on_error
@@ -70,7 +69,7 @@ class TextEmbeddingClassifier(
     activation : str or sequence of str, default="relu"
         Activation of the hidden layers, or one for each of them, as in `MLPClassifier`.
 
-    pooling : {"mean", "sum", "sqrtn", "max", "attention"}, default="mean"
+    pooling : {"mean", "sum", "sqrtn", "max", "attention"}, default="sqrtn"
         How the vectors of a text become one. "mean" is the weighted mean, "sqrtn" the weighted sum by the root of the
         sum of squared weights, "max" the largest number in each column, "attention" a mean whose weights come from a
         learned query.
@@ -109,9 +108,10 @@ class TextEmbeddingClassifier(
     n_buckets : int, default=2**20
         Hash values of n-grams and parts of words; those that share a value share a vector.
 
-    loss : {"softmax", "one_vs_all"}, default="softmax"
+    loss : {"softmax", "hierarchical_softmax", "one_vs_all"}, default="softmax"
         "softmax": one distribution over all classes; for a text with several labels the target is spread evenly over
-        them. "one_vs_all": one sigmoid for each class.
+        them. "hierarchical_softmax": the same along the paths of a Huffman tree over the classes, for thousands of
+        them: a step costs the length of a path. "one_vs_all": one sigmoid for each class.
 
     pretrained_embeddings : path, mapping, (words, array) or None, default=None
         Vectors to start from, each of `embedding_dim` numbers: a text file as fastText writes it (``.vec``, also
@@ -129,18 +129,18 @@ class TextEmbeddingClassifier(
         Strength of the L2 penalty on the layers above the embedding.
 
     batch_size : int, default="auto"
-        Texts of a batch; "auto" is 16.
+        Texts of a batch; "auto" is 32.
 
     learning_rate : str, default="linear"
         How the learning rate changes; values as in `MLPClassifier`.
 
-    learning_rate_init : float, default=0.03
+    learning_rate_init : float, default=0.04
         The constant, first or highest learning rate. fastText's 0.1 to 1.0 are for ``solver="sgd"``.
 
     power_t : float, default=0.5
         Exponent of "invscaling".
 
-    max_iter : int, default=10
+    max_iter : int, default=20
         Most epochs.
 
     shuffle : bool, default=True
@@ -149,6 +149,11 @@ class TextEmbeddingClassifier(
     random_state : int, RandomState instance or None, default=None
         Seed of initial vectors, shuffles, dropout and the split for early stopping. One number is drawn from it in each
         call of `fit` and `partial_fit`.
+
+    target_loss : float or None, default=0.2
+        Training ends after an epoch whose mean loss exceeds that of perfect predictions by at most this much (which is
+        not zero with `label_smoothing`, or with several labels a text). Texts are soon learned by heart: what more
+        epochs add does not generalize. None: all `max_iter` epochs, or until `tol` and `n_iter_no_change` say stop.
 
     tol : float, default=1e-4
         Smallest improvement of the loss, or with early stopping of the validation score, that counts as one.
@@ -186,8 +191,8 @@ class TextEmbeddingClassifier(
     dropout : float, default=0.0
         Share of the pooled vector and of each hidden layer's outputs set to zero in a training step, in [0, 1).
 
-    label_smoothing : float, default=0.1
-        Share of each target that is spread evenly over all classes, in [0, 1).
+    label_smoothing : float, default=0.2
+        Share of each target that is spread evenly over all classes, in [0, 1); "hierarchical_softmax" has none.
 
     warmup_fraction : float, default=0.0
         Share of all steps on which the learning rate rises on a straight line, in [0, 1).
@@ -225,7 +230,7 @@ class TextEmbeddingClassifier(
         Weight of each row; None without `token_weights`.
 
     coefs_, intercepts_ : list of ndarray
-        Weight (n_in, n_out) and bias (n_out,) of each layer above the embedding: views of `params_`.
+        Weight (n_in, n_out) and bias (n_out,) of each fully connected layer: views of `params_`.
 
     params_ : ndarray (n_params,)
         All parameters in one vector, padded; `network_` says where each layer lies.
@@ -279,9 +284,10 @@ class TextEmbeddingClassifier(
         "max_features": [Interval(Integral, 1, None, closed="left"), None],
         "n_buckets": [Interval(Integral, 1, 2**31 - 1, closed="both")],
         "loss": [StrOptions(set(LOSSES))],
-        "pretrained_embeddings": [str, os.PathLike, Mapping, tuple, list, None],
+        "pretrained_embeddings": [str, os.PathLike, HasMethods("__getitem__"), None],
         "freeze_embeddings": ["boolean"],
         "solver": [StrOptions(set(SOLVERS))],
+        "target_loss": [Interval(Real, 0, None, closed="left"), None],
         "class_weight": [dict, StrOptions({"balanced"}), None],
     }
 
@@ -291,7 +297,7 @@ class TextEmbeddingClassifier(
         hidden_layer_sizes=(),
         *,
         activation="relu",
-        pooling="mean",
+        pooling="sqrtn",
         analyzer="word",
         lowercase=True,
         strip_accents=None,
@@ -312,11 +318,12 @@ class TextEmbeddingClassifier(
         alpha=0.0,
         batch_size="auto",
         learning_rate="linear",
-        learning_rate_init=0.03,
+        learning_rate_init=0.04,
         power_t=0.5,
-        max_iter=10,
+        max_iter=20,
         shuffle=True,
         random_state=None,
+        target_loss=0.2,
         tol=1e-4,
         verbose=False,
         warm_start=False,
@@ -329,7 +336,7 @@ class TextEmbeddingClassifier(
         n_iter_no_change=10,
         class_weight=None,
         dropout=0.0,
-        label_smoothing=0.1,
+        label_smoothing=0.2,
         warmup_fraction=0.0,
         scoring=None,
         dtype=None,
@@ -365,6 +372,7 @@ class TextEmbeddingClassifier(
         self.max_iter = max_iter
         self.shuffle = shuffle
         self.random_state = random_state
+        self.target_loss = target_loss
         self.tol = tol
         self.verbose = verbose
         self.warm_start = warm_start
@@ -414,12 +422,15 @@ class TextEmbeddingClassifier(
             rows = self._learn_vocabulary(backend, analysis, table, first_pass)
             dtype = np.dtype(self.dtype or (np.float32 if first_pass else self.params_.dtype))
             self._learn_prior(table, first_pass, dtype)
+            if first_pass:  # the tree of later calls is that of the first one
+                is_tree = self.loss == "hierarchical_softmax"
+                self._tree = backend.huffman_tree(self._class_counts[0]) if is_tree else None
             latest = None
             if not first_pass:
                 latest = vars(self).get("_latest_params") if incremental else None
                 latest = self.params_ if latest is None else latest
             self.network_, params = starting_params(self, backend, self._index, len(self.classes_), latest, dtype, seed)
-            run = TextRun(self, backend, params, len(documents), seed)
+            run = TextRun(self, backend, params, table, seed)
             hooks = None
             if has_callbacks(self) and not incremental:
                 hooks = CallbackHooks(self, self.max_iter, run.attributes, X, y, sample_weight)
@@ -511,9 +522,9 @@ class TextEmbeddingClassifier(
         return encode_labels(y, self.classes_, name)
 
     def _table(self, texts, labels, weights, class_weights) -> Table:
-        """Documents with their weights in the loss: softmax has nothing to learn from one without labels."""
+        """Documents with their weights in the loss: a distribution has nothing to learn from one without labels."""
         loss_weights = weights if class_weights is None else weights * mean_of_labels(class_weights, labels)
-        if self.loss == "softmax":
+        if self.loss != "one_vs_all":
             loss_weights = loss_weights * (labels.lengths > 0)
         return Table(texts, labels, weights, check_weights(loss_weights, texts))
 
@@ -546,7 +557,7 @@ class TextEmbeddingClassifier(
     def _learn_prior(self, table: Table, first_pass: bool, dtype) -> None:
         """Shares of the classes among the training documents of all calls."""
         labels, weights = table.encoded, table.loss_weights
-        if self.loss == "softmax":
+        if self.loss != "one_vs_all":
             weights = weights / np.maximum(labels.lengths, 1)
         counts, total = labels.count(weights, len(self.classes_)), table.loss_weights.sum()
         if not first_pass:
@@ -592,12 +603,16 @@ class TextEmbeddingClassifier(
     @property
     def coefs_(self) -> list[np.ndarray]:
         """Weight (n_in, n_out) of each layer above the embedding: views of `params_`."""
-        return [weight_of(self._params(), row) for row in self.network_.layers[1:]]
+        return [weight_of(self._params(), row) for row in self._dense_layers()]
 
     @property
     def intercepts_(self) -> list[np.ndarray]:
         """Bias (n_out,) of each layer above the embedding: views of `params_`."""
-        return [bias_of(self._params(), row) for row in self.network_.layers[1:]]
+        return [bias_of(self._params(), row) for row in self._dense_layers()]
+
+    def _dense_layers(self) -> list:
+        self._params()
+        return [row for row in self.network_.layers if row["kind"] == LayerKind.DENSE]
 
     @property
     def vocabulary_(self) -> dict[str, int]:
@@ -751,7 +766,7 @@ class TextEmbeddingClassifier(
         probabilities : ndarray of shape (n_documents, k)
             Their probabilities, 0 for what was left out.
         """
-        check_is_fitted(self)
+        check_is_fitted(self, "params_")
         if k > len(self.classes_):
             raise ValueError(f"k={k} exceeds the number of classes, {len(self.classes_)}.")
         probabilities = self.predict_proba(X)
@@ -796,7 +811,7 @@ class TextEmbeddingClassifier(
         KeyError
             If neither the word nor a subword of it is known.
         """
-        check_is_fitted(self)
+        check_is_fitted(self, "params_")
         rows = self._index.rows_of_word(word)
         if not rows.size:
             raise KeyError(word)
@@ -831,7 +846,7 @@ class TextEmbeddingClassifier(
 
     def _read(self, X, what: str) -> np.ndarray:
         if "params_" not in vars(self):
-            check_is_fitted(self)
+            check_is_fitted(self, "params_")
         texts = check_texts(X)
         if not texts:
             self._validate_texts(texts)

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.special import xlogy
 
 from .. import network, trainer
 from ..network import DenseSpec, EmbeddingSpec, Loss, Network, Pooling
 from ..tokens import TokenIndex
 from .embeddings import fill_pretrained_rows
-from .reader import Reader, token_weights
+from .reader import Reader, open_session
 from .run import Run, Table
 from .validation import cast_finite, check_activations, check_hidden_layer_sizes
 
-BATCH_SIZE = 16  # documents of a batch where the user leaves it to us
+BATCH_SIZE = 32  # documents of a batch where the user leaves it to us
 WORST_LOSS = 1000.0  # times 1 + log(n_classes), about the loss of a guess: an epoch above it has diverged
 
 POOLINGS = {member.name.lower(): member for member in Pooling}
-LOSSES = {"softmax": Loss.SOFTMAX_CROSS_ENTROPY, "one_vs_all": Loss.SIGMOID_CROSS_ENTROPY}
+LOSSES = {
+    "softmax": Loss.SOFTMAX_CROSS_ENTROPY,
+    "hierarchical_softmax": Loss.SOFTMAX_CROSS_ENTROPY,  # computed along the paths of a tree
+    "one_vs_all": Loss.SIGMOID_CROSS_ENTROPY,
+}
 
 
 def build_network(estimator, n_rows: int, n_outputs: int) -> tuple[Network, Network]:
@@ -24,9 +29,29 @@ def build_network(estimator, n_rows: int, n_outputs: int) -> tuple[Network, Netw
     sizes = check_hidden_layer_sizes(estimator.hidden_layer_sizes)
     activations = check_activations(estimator.activation, len(sizes))
     hidden = [DenseSpec(n, act, estimator.dropout) for n, act in zip(sizes, activations, strict=True)]
-    dense = network.build(estimator.embedding_dim, [*hidden, DenseSpec(n_outputs)])
-    pooling = POOLINGS[estimator.pooling]
-    return dense, network.put_below(dense, EmbeddingSpec(n_rows, estimator.embedding_dim, pooling, estimator.dropout))
+    dim = estimator.embedding_dim
+    if estimator.loss == "hierarchical_softmax":
+        dense = network.build(dim, hidden)
+        top = network.put_tree_on_top(dense, sizes[-1] if sizes else dim, n_outputs)
+    else:
+        dense = top = network.build(dim, [*hidden, DenseSpec(n_outputs)])
+    return dense, network.put_below(top, EmbeddingSpec(n_rows, dim, POOLINGS[estimator.pooling], estimator.dropout))
+
+
+def smallest_loss(estimator, table: Table, n_outputs: int) -> float:
+    """Mean loss of perfect predictions: the entropy of the targets, which smoothing and shared labels give them."""
+    smoothing = estimator.label_smoothing
+    if estimator.loss == "hierarchical_softmax":
+        smoothing = 0.0
+    n_labels, others = table.encoded.lengths, smoothing / n_outputs
+    if estimator.loss == "one_vs_all":
+        label = 1.0 - smoothing + others
+        of_label, of_other = (xlogy(t, t) + xlogy(1.0 - t, 1.0 - t) for t in (label, others))
+    else:
+        label = (1.0 - smoothing) / np.maximum(n_labels, 1) + others
+        of_label, of_other = xlogy(label, label), xlogy(others, others)
+    entropies = -n_labels * of_label - (n_outputs - n_labels) * of_other
+    return float(np.average(entropies, weights=table.loss_weights))
 
 
 def table_of(params: np.ndarray, of: Network) -> np.ndarray:
@@ -62,7 +87,7 @@ def starting_params(estimator, backend, index: TokenIndex, n_outputs: int, lates
                 f"and the data ask for {sizes}; fit with warm_start=False to start anew."
             )
         params[: latest.size] = latest
-    elif len(dense.layers) > 1:  # a linear output layer starts at zero, as fastText's
+    elif check_hidden_layer_sizes(estimator.hidden_layer_sizes):  # a linear output layer starts at zero, as fastText's
         params[: dense.n_params] = network.initialize(dense, dtype, seed)
     pretrained = estimator.pretrained_embeddings
     if not (estimator.freeze_embeddings and pretrained is not None):  # there, words without a vector have none
@@ -83,26 +108,27 @@ class TextRun(Run):
         As in `Run`.
     params : ndarray (n_params,)
         Starting point.
-    n_documents : int
+    table : Table
         Documents to train on.
     """
 
     starts_usable = True
 
-    def __init__(self, estimator, backend, params: np.ndarray, n_documents: int, seed: int):
+    def __init__(self, estimator, backend, params: np.ndarray, table: Table, seed: int):
         n_outputs = int(estimator.network_.layers["n_out"][-1])
         self.largest_loss = WORST_LOSS * (1.0 + np.log(n_outputs))
-        batch_size = min(BATCH_SIZE, n_documents) if estimator.batch_size == "auto" else estimator.batch_size
+        if estimator.target_loss is not None:
+            self.target_loss = estimator.target_loss + smallest_loss(estimator, table, n_outputs)
+        batch_size = min(BATCH_SIZE, len(table.X)) if estimator.batch_size == "auto" else estimator.batch_size
         fixed = {"nesterovs_momentum": False, "max_fun": 0, "max_grad_norm": None}
         settings = trainer.Settings.of(estimator, batch_size=batch_size, **fixed)
-        session = backend.TextSession(
-            estimator.network_,
+        session = open_session(
+            backend,
+            estimator,
             params,
-            estimator._loss,
             frozen=estimator.freeze_embeddings,
             label_smoothing=estimator.label_smoothing,
             n_jobs=estimator.n_jobs,
-            **token_weights(estimator._index, estimator.idf_),
         )
         super().__init__(estimator, backend, session, settings, seed)
 
