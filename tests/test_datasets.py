@@ -1,4 +1,4 @@
-"""The shipped tables: shapes, types, licenses, and the same content in every form."""
+"""The shipped tables and texts: shapes, types, licenses, and the same content in every form."""
 
 import builtins
 
@@ -92,3 +92,35 @@ def test_as_frame_without_pandas_says_so(monkeypatch):
     with pytest.raises(ImportError, match="as_frame=True needs pandas"):
         datasets.load_german_credit(as_frame=True)
     assert datasets.load_german_credit().data.shape == (1000, 20)
+
+
+# loader, texts, texts of each class, class names, what the license asks to be said
+TEXTS = [
+    ("load_sms_spam", 5160, [4518, 642], ["ham", "spam"], ["CC BY 4.0", "https://doi.org/", "Almeida"]),
+    (
+        "load_poetry_genre_zh",
+        1600,
+        [400] * 4,
+        ["song_ci", "song_shi", "tang_shi", "yuan_qu"],
+        ["Copyright (c) 2016 JackeyGao", "The above copyright notice", "WITHOUT WARRANTY"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "n_texts", "counts", "target_names", "stated"), TEXTS)
+def test_texts(name, n_texts, counts, target_names, stated):
+    load = getattr(datasets, name)
+    bunch = load()
+    assert bunch.data.shape == bunch.target.shape == (n_texts,)
+    assert bunch.data.dtype == object and bunch.target.dtype == np.int64
+    assert all(isinstance(text, str) and text == text.strip() != "" for text in bunch.data)
+    assert np.bincount(bunch.target).tolist() == counts
+    assert bunch.target_names == target_names
+    assert len(set(bunch.data)) == n_texts
+    for part in (*stated, "Changes:"):
+        assert part in bunch.DESCR
+    X, y = load(return_X_y=True)
+    np.testing.assert_array_equal(X, bunch.data)
+    np.testing.assert_array_equal(y, bunch.target)
+    shares = np.bincount(y[4::5]) / len(y[4::5])
+    np.testing.assert_allclose(shares, np.array(counts) / n_texts, atol=0.001)

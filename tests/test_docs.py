@@ -12,6 +12,14 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PAGES = [path.name for path in sorted((ROOT / "docs").glob("*.rst")) if ">>>" in path.read_text(encoding="utf-8")]
+WITH_EXAMPLES = [
+    "nbnet.datasets.tables",
+    "nbnet.datasets.texts",
+    "nbnet.estimators.mlp",
+    "nbnet.estimators.text",
+    "nbnet.images.preprocessor",
+    "nbnet.testing",
+]
 
 
 @pytest.mark.slow_without_jit
@@ -23,7 +31,7 @@ def test_examples_of(page):
 
 
 @pytest.mark.slow_without_jit
-@pytest.mark.parametrize("name", ["nbnet.datasets.tables", "nbnet.estimators.mlp", "nbnet.images.preprocessor"])
+@pytest.mark.parametrize("name", WITH_EXAMPLES)
 def test_examples_in_docstrings_of(name):
     failed, tried = doctest.testmod(importlib.import_module(name))
     assert tried > 0
