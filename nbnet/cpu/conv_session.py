@@ -160,15 +160,8 @@ class ConvSession(Session):
         )
         works = self._net, self._update._replace(max_grad_norm=self._rule.max_grad_norm), self._work
         rule, data = self._rule._replace(max_grad_norm=0.0), (rows, targets, self._no_rows)
-        workers.run(conv_walk.train_epoch, models, data, works, plan, rule, record, self._change(rows, plan.step))
-
-    def _change(self, rows: Images, step: int | None = None) -> Change:
-        """Random changes of the epoch that begins with `step`; none at all without a step."""
-        rule = self.augment
-        if rule is None:
-            rule = AugmentRule(0.0, 0.0, 0, 0.0, 0.0, np.zeros(rows.shape[2]))
-        active = self.augment is not None and step is not None
-        return Change(active, rule, self._rule.seed if active else np.uint64(0), np.uint64(step or 0))
+        change = None if self.augment is None else Change(self.augment, rule.seed, np.uint64(plan.step))
+        workers.run(conv_walk.train_epoch, models, data, works, plan, rule, record, change)
 
     def loss_and_gradient(self, rows, targets, alpha):
         """Not for images: their solvers are stochastic."""
@@ -203,7 +196,7 @@ class ConvSession(Session):
             works = self._prediction_net(work.capacity, n_workers), work
             orders = np.zeros((n_workers, walk.PREDICT_ROWS), np.int64)
             model, data = self._model(self._none, self._none), (rows, targets, self._no_rows)
-            workers.run(kernel, model, data, works, orders, self._change(rows), result)
+            workers.run(kernel, model, data, works, orders, None, result)
 
     # ---------------------------------------------------------------- memory
 
@@ -349,6 +342,7 @@ class _Layout:
         common += [FILTER_ROWS * FILTER_VECTORS * VECTOR_WIDTH, int(self.places["z_size"].max())]
         self.reserve(max(common))
         self.weights_start = self.reserve(self.n_rows)
+        self.places["between_start"] = self.reserve(N_PRODUCTS * VECTOR_WIDTH)
         tiles = {number: _n_tiles(layers[number], int(self.places[number]["group"])) for number in self.winograd}
         for name, channels in (("v_start", "in_channels"), ("m_start", "n_out")):
             sizes = [N_PRODUCTS * (n * int(layers[number][channels]) + GAP) for number, n in tiles.items()]

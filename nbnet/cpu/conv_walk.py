@@ -48,6 +48,7 @@ from .winograd import (
     N_PRODUCTS,
     block_of,
     first_tiles,
+    lines_between,
     stack_of,
     winograd_filter_gradient,
     winograd_filters,
@@ -79,6 +80,7 @@ PLACES = np.dtype(
         ("grad_z_pitch", np.int64),
         ("grad_x_start", np.int64),  # scratch
         ("grad_x_pitch", np.int64),
+        ("between_start", np.int64),  # scratch: a tile of Winograd's, half transformed
         ("v_start", np.int64),  # scratch: Winograd's tiles of input
         ("m_start", np.int64),  # scratch: and their products
         ("filter_grad_start", np.int64),  # scratch: gradient of Winograd's filters
@@ -123,7 +125,6 @@ class Net(NamedTuple):
 class Change(NamedTuple):
     """Random changes of training images: see `augment`."""
 
-    active: bool
     rule: tuple  # AugmentRule
     seed: int  # uint64
     epoch: int  # uint64
@@ -184,6 +185,12 @@ def grad_x_of(net, number):
     """The gradient of a layer's input, of the image in work."""
     places, source = net.places[number], net.layers[net.layers[number]["input"]]
     return Map(net.scratch, places["grad_x_start"], places["grad_x_pitch"], padded(source["n_out"]))
+
+
+@cpu_inline
+def between_of(net):
+    """Scratch for a tile of Winograd's."""
+    return lines_between(net.scratch, net.places[0]["between_start"])
 
 
 @cpu_inline
@@ -258,7 +265,7 @@ def read_images(net, images, order, change, span):
     size = height * width * channels
     for i in range(span.start, span.stop):
         image = map_of(net, 0, i, span)
-        if change.active:
+        if change is not None:
             plain, changed = Matrix(net.scratch, 0, size), Matrix(net.scratch, size, size)
             gather_image(images, order[i], Map(net.scratch, np.int64(0), width, channels))
             augment_rows(plain, changed, images.shape, order[i : i + 1], change.rule, change.seed, change.epoch, (0, 1))
@@ -270,7 +277,7 @@ def read_images(net, images, order, change, span):
 # ---------------------------------------------------------------- forward
 
 
-@cpu_kernel
+@cpu_inline
 def finish_layer(net, number, i, span):
     """From the convolution's output of image i to the layer's output."""
     layer = net.layers[number]
@@ -285,7 +292,8 @@ def transform_input(net, number, first, span, block, v):
     layer = net.layers[number]
     for i in range(block.n_images):
         x = map_of(net, layer["input"], first + i, span)
-        winograd_input(pixel(x, -layer["padding"], -layer["padding"]), i, block, layer["in_channels"], v)
+        corner = pixel(x, -layer["padding"], -layer["padding"])
+        winograd_input(corner, i, block, layer["in_channels"], v, between_of(net))
 
 
 @cpu_inline
@@ -297,7 +305,7 @@ def stacks_of(net, number, block):
     return v, stack_of(net.scratch, places["m_start"], n_tiles, layer["n_out"])
 
 
-@cpu_kernel
+@cpu_inline
 def conv_layer_forward(net, number, span):
     """A convolution of some images. Batch norm in training keeps its output, with each image's statistics; otherwise
     the layer is finished."""
@@ -318,7 +326,7 @@ def conv_layer_forward(net, number, span):
         for i in range(first, first + n):
             z = z_of(net, number, i)
             if winograd:
-                winograd_output(m, i - first, block, layer["n_out"], bias, z)
+                winograd_output(m, i - first, block, layer["n_out"], bias, z, between_of(net))
             else:
                 conv2d_forward(map_of(net, layer["input"], i, span), net.params, bias, layer, z)
             if has_norm(layer) and net.slopes_gap > 0:
@@ -327,7 +335,7 @@ def conv_layer_forward(net, number, span):
                 finish_layer(net, number, i, span)
 
 
-@cpu_kernel
+@cpu_inline
 def pool_layer_forward(net, number, span):
     """Some images through a pooling that stands alone, or on to the dense layers."""
     layer = net.layers[number]
@@ -353,7 +361,7 @@ def forward_segment(net, first, last, span):
             pool_layer_forward(net, number, span)
 
 
-@cpu_kernel
+@cpu_inline
 def segment_end(layers, first):
     """Layers [first, end) are a segment: `end` is behind the first one with batch norm, or behind the last layer."""
     for number in range(first, layers.size):
@@ -362,7 +370,7 @@ def segment_end(layers, first):
     return layers.size
 
 
-@cpu_kernel
+@cpu_inline
 def join_statistics(net, number, n_rows, team):
     """A batch norm layer's statistics of the batch, or the running ones if there are no rows, and what is multiplied
     and added with them; each worker has its own. The first worker moves the running statistics."""
@@ -382,7 +390,7 @@ def join_statistics(net, number, n_rows, team):
 # ---------------------------------------------------------------- backward
 
 
-@cpu_kernel
+@cpu_inline
 def gradient_before_activation(net, number, i, span):
     """Gradient of image i before the activation, into the scratch; its sums by channel into the image's sums."""
     layer, grad = net.layers[number], gradient_map(net, number, i, span)
@@ -390,7 +398,7 @@ def gradient_before_activation(net, number, i, span):
     activation_backward(grad, net.codes, codes_gap, layer, grad_z_of(net, number), sums_of(net, number, i))
 
 
-@cpu_kernel
+@cpu_inline
 def gradient_of_conv(net, number, i, span, running):
     """Gradient of a convolution's output, image i, into the scratch; the skip gets its part."""
     layer = net.layers[number]
@@ -407,7 +415,7 @@ def gradient_of_conv(net, number, i, span, running):
         batch_norm_backward(grad_z, z_of(net, number, i), statistics, totals, share, (net.params, layer))
 
 
-@cpu_kernel
+@cpu_inline
 def deliver_input(net, number, grad_x, i, span):
     """The gradient of a layer's input to the map below."""
     layer = net.layers[number]
@@ -416,7 +424,7 @@ def deliver_input(net, number, grad_x, i, span):
     deliver(grad_x, place, source["out_height"], source["out_width"], source["n_out"])
 
 
-@cpu_kernel
+@cpu_inline
 def direct_layer_backward(net, number, span, running, grads):
     """A convolution of some images backward, directly; its filters' gradient is added to `grads`."""
     layer, places = net.layers[number], net.places[number]
@@ -433,7 +441,7 @@ def direct_layer_backward(net, number, span, running, grads):
             deliver_input(net, number, grad_x, i, span)
 
 
-@cpu_kernel
+@cpu_inline
 def winograd_layer_backward(net, number, span, running):
     """A convolution of some images backward by Winograd's algorithm; the transformed filters' gradient is added to in
     the scratch."""
@@ -445,18 +453,18 @@ def winograd_layer_backward(net, number, span, running):
         transform_input(net, number, first, span, block, v)
         for i in range(block.n_images):
             gradient_of_conv(net, number, first + i, span, running)
-            winograd_output_gradient(grad_z_of(net, number), i, block, n_out, m)
+            winograd_output_gradient(grad_z_of(net, number), i, block, n_out, m, between_of(net))
         winograd_filter_gradient(v, m, block, n_in, n_out, net.scratch, places["filter_grad_start"])
         if layer["input"] > 0:
             winograd_products(m, net.shared, places["transposed_start"], v, block, n_out, n_in)
             grad_x = grad_x_of(net, number)
             for i in range(block.n_images):
-                winograd_input_gradient(v, i, block, n_in, grad_x)
+                winograd_input_gradient(v, i, block, n_in, grad_x, between_of(net))
                 inside = pixel(grad_x, layer["padding"], layer["padding"])
                 deliver_input(net, number, inside, first + i, span)
 
 
-@cpu_kernel
+@cpu_inline
 def pool_layer_backward(net, number, span):
     """Some images backward through a pooling that stands alone, or from the dense layers."""
     layer = net.layers[number]
@@ -473,7 +481,7 @@ def pool_layer_backward(net, number, span):
         deliver_input(net, number, grad_x, i, span)
 
 
-@cpu_kernel
+@cpu_inline
 def norm_gradient_sums(net, number, span):
     """What a batch norm layer must know of each image's gradient before it can go back."""
     layer = net.layers[number]
@@ -519,10 +527,11 @@ def backward_slice(net, last, first, images, running, grads):
     for number in range(first, last + 1):
         layer = net.layers[number]
         if layer["kind"] == LayerKind.CONV2D and layer["algorithm"] == ConvAlgorithm.WINOGRAD:
-            winograd_filters_backward(net.scratch, net.places[number]["filter_grad_start"], layer, grads)
+            start = net.places[number]["filter_grad_start"]
+            winograd_filters_backward(net.scratch, start, layer, grads, between_of(net))
 
 
-@cpu_kernel
+@cpu_inline
 def segment_begin(layers, last, summed):
     """Layers [begin, last] are a segment of the backward pass: it reaches down to the next batch norm, and takes that
     one's sums; with these (`summed`) the next segment begins with it."""
@@ -532,7 +541,7 @@ def segment_begin(layers, last, summed):
     return begin
 
 
-@cpu_kernel
+@cpu_inline
 def join_gradient_sums(net, number, n_rows):
     """The batch's sums of a batch norm layer's gradient; each worker has its own."""
     sums, totals = sums_of(net, number, 0), statistics_of(net, number, 4)
@@ -555,7 +564,7 @@ def sum_slices(slices, start, stop, grads):
         tile_store(total, grads, i, 0)
 
 
-@cpu_kernel
+@cpu_inline
 def join_gradients(net, slices, grads, n_rows, team):
     """This worker's share of the image layers' gradient: rows of each filter; the last worker has biases and batch
     norm."""
@@ -573,7 +582,7 @@ def join_gradients(net, slices, grads, n_rows, team):
                 sum_images(sums, np.int64(1), n_rows, n, Matrix(grads, layer["scale_start"], row))
 
 
-@cpu_kernel
+@cpu_inline
 def update_image_layers(model, work, step, rule, team):
     """The optimizer on this worker's rows of each filter; the last worker has biases and batch norm.
 
@@ -594,7 +603,7 @@ def update_image_layers(model, work, step, rule, team):
             optimizer_step(model.params, model.grads, model.moments, start, stop, without_decay, rule)
 
 
-@cpu_kernel
+@cpu_inline
 def clip_factor(grads, squares, max_grad_norm, team):
     """min(1, max_grad_norm / norm of the whole gradient); -1 if another worker failed."""
     if not barrier(team):
@@ -617,12 +626,12 @@ def prepare_filters(net, team):
         if layer["kind"] == LayerKind.CONV2D:
             if layer["algorithm"] == ConvAlgorithm.WINOGRAD:
                 starts = places["filters_start"], places["transposed_start"]
-                winograd_filters(net.params, layer, net.shared, starts[0], starts[1], team)
+                winograd_filters(net.params, layer, net.shared, starts, between_of(net), team)
             elif net.slopes_gap > 0 and layer["input"] > 0:
                 transpose_filters(net.params, layer, net.shared, places["transposed_start"], team)
 
 
-@cpu_kernel
+@cpu_inline
 def read_weights(net, weights, order):
     """The batch's sample weights, divided by their sum, into the scratch; True if batch norm must take the running
     statistics, because at most one row counts."""
@@ -667,7 +676,7 @@ class Update(NamedTuple):
     max_grad_norm: float  # 0: no clipping
 
 
-@cpu_kernel
+@cpu_inline
 def train_forward(net, images, order, change, running, team):
     """This worker's rows of a batch through all image layers; False if another worker failed."""
     i_start, i_stop = share_of(order.size, TILE_ROWS, team)
@@ -687,7 +696,7 @@ def train_forward(net, images, order, change, running, team):
         first = last
 
 
-@cpu_kernel
+@cpu_inline
 def train_backward(net, slices, n_rows, running, team):
     """This worker's slices of a batch back through all image layers; False if another worker failed."""
     n_slices = slices.shape[0]
@@ -706,7 +715,7 @@ def train_backward(net, slices, n_rows, running, team):
     return True
 
 
-@cpu_kernel
+@cpu_inline
 def train_dense(dense, rows, targets, batch, work, rule, record, team):
     """A batch through the dense layers, forward and backward to their inputs; False if another worker failed.
 
@@ -724,7 +733,7 @@ def train_dense(dense, rows, targets, batch, work, rule, record, team):
     return barrier(team)  # all rows' gradients are ready
 
 
-@cpu_kernel
+@cpu_inline
 def train_update(models, rows, batch, works, step, rule, team):
     """The gradient of the image layers, and the update of all; False if another worker failed.
 
@@ -761,7 +770,7 @@ def train_epoch(models, data, works, plan, rule, record, change, team):
         Without clipping, which `Update` says.
     record : LossRecord
         Overwritten.
-    change : Change
+    change : Change or None
     """
     control = flush_subnormals()
     images, targets, rows = data
@@ -823,7 +832,7 @@ def prediction_space(net, work, worker):
     )
 
 
-@cpu_kernel
+@cpu_inline
 def prepare_prediction(net, alone):
     """Filters, and batch norm's factors from the running statistics. `alone`: a team of one."""
     prepare_filters(net, alone)
@@ -832,7 +841,7 @@ def prepare_prediction(net, alone):
             join_statistics(net, number, np.int64(0), alone)
 
 
-@cpu_kernel
+@cpu_inline
 def predict_features(net, images, order, change, n):
     """Rows `order`, n of them, through all image layers, a block at a time."""
     for start in range(0, n, net.block):
@@ -841,7 +850,7 @@ def predict_features(net, images, order, change, n):
         forward_segment(net, np.int64(1), net.layers.size, span)
 
 
-@cpu_kernel
+@cpu_inline
 def predict_dense(dense, rows, order, work, n):
     """Rows of a block through the dense layers."""
     walk.forward(dense, rows, order, work, Mode(work.none, np.uint64(0), np.uint64(0)), np.int64(0), n)
@@ -861,8 +870,7 @@ def predict(dense, data, works, orders, change, result, team):
         With a row a worker.
     orders : int64 (n_workers, PREDICT_ROWS)
         Overwritten.
-    change : Change
-        Not active.
+    change : None
     result : (int, (n_rows, n))
         The loss, whose inverse link is applied, or NONE for the last layer's inputs; where they go.
     """
@@ -887,7 +895,7 @@ def predict(dense, data, works, orders, change, result, team):
     restore_subnormals(control)
 
 
-@cpu_kernel
+@cpu_inline
 def copy_features(dense, work, out, start, n):
     """``out[start : start + n]`` = the last layer's inputs."""
     last = dense.layers.size - 1

@@ -20,8 +20,8 @@ from .simd_grid import code_store
 
 
 class Output(NamedTuple):
-    """What a layer leaves of one image: its output `y`; if there is a gap, the activation's slopes `slopes_gap` elements
-    behind it, and the `codes` of max pooling at the positions of y."""
+    """What a layer leaves of one image: its output `y`; if there is a gap, the slopes of the activation `slopes_gap`
+    elements behind it, and the `codes` of max pooling at the positions of y."""
 
     y: Map
     slopes_gap: int

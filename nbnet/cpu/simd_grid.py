@@ -1,7 +1,7 @@
 """Tiles for images: grids of vectors that lie apart in two directions, and their transforms.
 
-A tile of shape (m, n) is here a grid: m x n pixels, of each one vector of channels. `grid_transform` makes an intrinsic
-that multiplies a grid by small constant matrices from both sides, from plain Python that says what happens to a column.
+A tile of shape (m, n) is here a grid: m x n pixels, of each one vector of channels. `column_transform` makes an
+intrinsic that multiplies each column by a small constant matrix, from plain Python.
 """
 
 from __future__ import annotations
@@ -87,6 +87,23 @@ def tile_rank1_groups(typingctx, tile, x, x_start, group_stride, w, w_start):
 
 
 @intrinsic
+def tile_rows_sum(typingctx, tile):
+    """Sum of a tile's rows, in order: a tile of one row."""
+    row = Tile(1, tile.n, tile.dtype)
+
+    def generate(context, builder, sig, args):
+        def column(j):
+            total = builder.extract_value(args[0], j)
+            for i in range(1, tile.m):
+                total = builder.fadd(total, builder.extract_value(args[0], i * tile.n + j))
+            return total
+
+        return _each(builder, row, column)
+
+    return row(tile), generate
+
+
+@intrinsic
 def code_store(typingctx, tile, codes, start):
     """Writes a tile of one vector of small whole numbers as uint8."""
 
@@ -133,14 +150,8 @@ def plus(x, number, y):
     return _Vector(x.builder, x.tile, _call(x.builder, name, x.tile.vector, *operands))
 
 
-def _along_both(rows, transforms):
-    """Applies the transform for its length to each column of `rows` (lists of values), then to each row."""
-    columns = [transforms[len(rows)][1](list(column)) for column in zip(*rows, strict=True)]
-    return [transforms[len(columns)][1](list(row)) for row in zip(*columns, strict=True)]
-
-
-def grid_transform(name: str, doc: str, transforms: dict):
-    """An intrinsic on grids: ``L grid R'`` with the matrices for the grid's height and width.
+def column_transform(name: str, doc: str, transforms: dict):
+    """An intrinsic that multiplies each column of a grid by a small constant matrix.
 
     Parameters
     ----------
@@ -150,16 +161,17 @@ def grid_transform(name: str, doc: str, transforms: dict):
     """
 
     def typer(typingctx, tile):
+        n_rows, function = transforms[tile.m]
+
         def generate(context, builder, sig, args):
             values = [_Vector(builder, tile, builder.extract_value(args[0], k)) for k in range(tile.m * tile.n)]
-            rows = _along_both([values[i * tile.n : (i + 1) * tile.n] for i in range(tile.m)], transforms)
-            flat = [vector.value for row in rows for vector in row]
-            return _each(builder, sig.return_type, lambda k: flat[k])
+            columns = [function(values[j :: tile.n]) for j in range(tile.n)]
+            return _each(builder, sig.return_type, lambda k: columns[k % tile.n][k // tile.n].value)
 
-        return Tile(transforms[tile.m][0], transforms[tile.n][0], tile.dtype)(tile), generate
+        return Tile(n_rows, tile.n, tile.dtype)(tile), generate
 
     def on_numpy(tile):
-        return np.array(_along_both([list(row) for row in tile], transforms))
+        return np.array(transforms[len(tile)][1](list(tile)))
 
     function = on_numpy if JIT_DISABLED else typer
     function.__name__ = function.__qualname__ = name
@@ -193,6 +205,9 @@ if JIT_DISABLED:
         column = np.array([[flat[_row_slice(flat, place, 1)][0]] for place in places])
         flat = _flat(w)
         return tile + column * flat[_row_slice(flat, w_start, tile.shape[1])]
+
+    def tile_rows_sum(tile):
+        return tile.sum(axis=0, keepdims=True, dtype=tile.dtype)
 
     def code_store(tile, codes, start):
         codes[_row_slice(codes, start, tile.size)] = tile.reshape(-1)

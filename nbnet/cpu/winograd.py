@@ -23,6 +23,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..jit import cpu_inline, cpu_kernel
+from .dense import panel
 from .simd import (
     TILE_ROWS,
     lanes,
@@ -35,7 +36,7 @@ from .simd import (
     tile_zeros,
     vectors_of,
 )
-from .simd_grid import grid_load, grid_store, grid_transform, plus
+from .simd_grid import column_transform, grid_load, grid_store, plus
 from .workers import share_of
 
 POINTS = 6  # along a side of a full tile
@@ -114,14 +115,93 @@ def _filter_adjoint(u):
     ]
 
 
-input_transform = grid_transform("input_transform", "B' x B", {6: (6, _input_full), 4: (4, _input_edge)})
-input_adjoint = grid_transform("input_adjoint", "B v B'", {6: (6, _input_full_adjoint), 4: (4, _input_edge_adjoint)})
-output_transform = grid_transform("output_transform", "A' m A", {6: (4, _output_full), 4: (2, _output_edge)})
-output_adjoint = grid_transform(
-    "output_adjoint", "A y A'", {4: (6, _output_full_adjoint), 2: (4, _output_edge_adjoint)}
-)
-filter_transform = grid_transform("filter_transform", "G w G'", {3: (6, _filter)})
-filter_adjoint = grid_transform("filter_adjoint", "G' u G", {6: (3, _filter_adjoint)})
+input_columns = column_transform("input_columns", "B' x", {6: (6, _input_full), 4: (4, _input_edge)})
+input_adjoint = column_transform("input_adjoint", "B v", {6: (6, _input_full_adjoint), 4: (4, _input_edge_adjoint)})
+output_columns = column_transform("output_columns", "A' m", {6: (4, _output_full), 4: (2, _output_edge)})
+output_adjoint = column_transform("output_adjoint", "A y", {4: (6, _output_full_adjoint), 2: (4, _output_edge_adjoint)})
+filter_columns = column_transform("filter_columns", "G w", {3: (6, _filter)})
+filter_adjoint = column_transform("filter_adjoint", "G' u", {6: (3, _filter_adjoint)})
+
+
+class Lines(NamedTuple):
+    """Vectors on a grid: vector k of line j starts at ``data[start + k * along + j * across]``."""
+
+    data: np.ndarray
+    start: int
+    along: int
+    across: int
+
+
+@cpu_inline
+def turned(lines):
+    """The grid with rows for columns."""
+    return Lines(lines.data, lines.start, lines.across, lines.along)
+
+
+@cpu_kernel
+def input_lines(x, n, n_lines, y):
+    """``B' x`` for lines of n = 6 or 4 vectors, two lines at a time."""
+    for j in range(0, n_lines, 2):
+        source, target = x.start + j * x.across, y.start + j * y.across
+        if n == 6:
+            tile = input_columns(grid_load(shape(6, 2), x.data, source, x.along, x.across))
+            grid_store(tile, y.data, target, y.along, y.across)
+        else:
+            tile = input_columns(grid_load(shape(4, 2), x.data, source, x.along, x.across))
+            grid_store(tile, y.data, target, y.along, y.across)
+
+
+@cpu_kernel
+def input_adjoint_lines(x, n, n_lines, y, adds):
+    """``B x`` for lines of n = 6 or 4 vectors; added to y if `adds`."""
+    for j in range(0, n_lines, 2):
+        source, target = x.start + j * x.across, y.start + j * y.across
+        if n == 6:
+            tile = input_adjoint(grid_load(shape(6, 2), x.data, source, x.along, x.across))
+            if adds:
+                tile = tile + grid_load(shape(6, 2), y.data, target, y.along, y.across)
+            grid_store(tile, y.data, target, y.along, y.across)
+        else:
+            tile = input_adjoint(grid_load(shape(4, 2), x.data, source, x.along, x.across))
+            if adds:
+                tile = tile + grid_load(shape(4, 2), y.data, target, y.along, y.across)
+            grid_store(tile, y.data, target, y.along, y.across)
+
+
+@cpu_kernel
+def output_lines(x, n, n_lines, y, bias, adds):
+    """``A' x`` for lines of n = 4 or 2 outputs from 6 or 4 points; plus the bias, one vector, if `adds`."""
+    for j in range(0, n_lines, 2):
+        source, target = x.start + j * x.across, y.start + j * y.across
+        if n == 4:
+            tile = output_columns(grid_load(shape(6, 2), x.data, source, x.along, x.across))
+            if adds:
+                tile = tile + grid_load(shape(4, 2), bias.data, bias.start, 0, 0)
+            grid_store(tile, y.data, target, y.along, y.across)
+        else:
+            tile = output_columns(grid_load(shape(4, 2), x.data, source, x.along, x.across))
+            if adds:
+                tile = tile + grid_load(shape(2, 2), bias.data, bias.start, 0, 0)
+            grid_store(tile, y.data, target, y.along, y.across)
+
+
+@cpu_kernel
+def output_adjoint_lines(x, n, n_lines, y):
+    """``A x`` for lines of n = 4 or 2 outputs."""
+    for j in range(0, n_lines, 2):
+        source, target = x.start + j * x.across, y.start + j * y.across
+        if n == 4:
+            tile = output_adjoint(grid_load(shape(4, 2), x.data, source, x.along, x.across))
+            grid_store(tile, y.data, target, y.along, y.across)
+        else:
+            tile = output_adjoint(grid_load(shape(2, 2), x.data, source, x.along, x.across))
+            grid_store(tile, y.data, target, y.along, y.across)
+
+
+@cpu_inline
+def lines_between(scratch, start):
+    """A tile in the scratch, of which one direction is transformed; N_PRODUCTS vectors."""
+    return Lines(scratch, start, lanes(scratch), POINTS * lanes(scratch))
 
 
 # ---------------------------------------------------------------- tiles of a block of images
@@ -174,14 +254,16 @@ def first_tiles(block):
 
 
 @cpu_inline
-def tiles_of_kind(block, at_bottom, at_right):
-    """For the tiles at the bottom or not, at the right or not: number of the first; first row and number of rows of
-    tiles; first column and number of columns."""
+def tile_at(block, image, h, w):
+    """Number of the tile in row h and column w of tiles of an image."""
     full, bottom, corner, _ = first_tiles(block)
-    first = corner if at_bottom and at_right else bottom if at_bottom else 0 if at_right else full
-    down, n_down = (block.full_down, block.edge_down) if at_bottom else (0, block.full_down)
-    across, n_across = (block.full_across, block.edge_across) if at_right else (0, block.full_across)
-    return first, down, n_down, across, n_across
+    if h < block.full_down:
+        if w < block.full_across:
+            return full + (image * block.full_down + h) * block.full_across + w
+        return image * block.full_down + h
+    if w < block.full_across:
+        return bottom + image * block.full_across + w
+    return corner + image
 
 
 @cpu_inline
@@ -198,19 +280,26 @@ def tiles_of_product(block, number):
 
 
 @cpu_inline
-def _input_tiles(grid, kind, x, image, block, n_channels, v):
-    first, down, n_down, across, n_across = tiles_of_kind(block, kind[0], kind[1])
-    for h in range(n_down):
-        for w in range(n_across):
-            source = x.start + 4 * ((down + h) * x.pitch + across + w) * x.stride
-            target = v.start + (first + (image * n_down + h) * n_across + w) * v.stride
-            for c in range(0, n_channels, lanes(v.data)):
-                tile = input_transform(grid_load(grid, x.data, source + c, x.pitch * x.stride, x.stride))
-                grid_store(tile, v.data, target + c, POINTS * v.step, v.step)
+def tile_lines(stack, tile, c):
+    """The points of a tile, channels from c on: lines are rows of points."""
+    return Lines(stack.data, stack.start + tile * stack.stride + c, stack.step, POINTS * stack.step)
+
+
+@cpu_inline
+def pixel_lines(image, h, w, c):
+    """Pixels from the tile in row h and column w of tiles on: lines are rows of pixels."""
+    start = image.start + 4 * (h * image.pitch + w) * image.stride + c
+    return Lines(image.data, start, image.stride, image.pitch * image.stride)
+
+
+@cpu_inline
+def side_of(full, number):
+    """Outputs along a side of a tile: those behind the full ones have two."""
+    return 4 if number < full else 2
 
 
 @cpu_kernel
-def winograd_input(x, image, block, n_channels, v):
+def winograd_input(x, image, block, n_channels, v, between):
     """Transformed tiles ``B' x B`` of the image with number `image` in the block.
 
     Parameters
@@ -219,28 +308,20 @@ def winograd_input(x, image, block, n_channels, v):
         From the first window's first input on; zeros around the image.
     v : Stack (n_tiles, n_channels)
         Overwritten where this image's tiles are.
+    between : Lines
+        Scratch for a tile: one direction is transformed.
     """
-    _input_tiles(shape(6, 6), (False, False), x, image, block, n_channels, v)
-    _input_tiles(shape(6, 4), (False, True), x, image, block, n_channels, v)
-    _input_tiles(shape(4, 6), (True, False), x, image, block, n_channels, v)
-    _input_tiles(shape(4, 4), (True, True), x, image, block, n_channels, v)
-
-
-@cpu_inline
-def _output_tiles(grids, kind, m, image, block, n_channels, bias, z):
-    first, down, n_down, across, n_across = tiles_of_kind(block, kind[0], kind[1])
-    for h in range(n_down):
-        for w in range(n_across):
-            source = m.start + (first + (image * n_down + h) * n_across + w) * m.stride
-            target = z.start + 4 * ((down + h) * z.pitch + across + w) * z.stride
-            for c in range(0, n_channels, lanes(m.data)):
-                tile = output_transform(grid_load(grids[0], m.data, source + c, POINTS * m.step, m.step))
-                tile = tile + grid_load(grids[1], bias.data, bias.start + c, 0, 0)
-                grid_store(tile, z.data, target + c, z.pitch * z.stride, z.stride)
+    for h in range(block.full_down + block.edge_down):
+        for w in range(block.full_across + block.edge_across):
+            tile = tile_at(block, image, h, w)
+            down, across = side_of(block.full_down, h) + 2, side_of(block.full_across, w) + 2
+            for c in range(0, n_channels, lanes(v.data)):
+                input_lines(pixel_lines(x, h, w, c), across, down, between)
+                input_lines(turned(between), down, across, turned(tile_lines(v, tile, c)))
 
 
 @cpu_kernel
-def winograd_output(m, image, block, n_channels, bias, z):
+def winograd_output(m, image, block, n_channels, bias, z, between):
     """``A' m A + bias``: the convolution's output for one image, from its tiles' products.
 
     Parameters
@@ -250,53 +331,37 @@ def winograd_output(m, image, block, n_channels, bias, z):
         One row.
     z : Map
         Overwritten, in whole tiles: one row and one column may be added.
+    between : Lines
+        Scratch for a tile.
     """
-    _output_tiles((shape(6, 6), shape(4, 4)), (False, False), m, image, block, n_channels, bias, z)
-    _output_tiles((shape(6, 4), shape(4, 2)), (False, True), m, image, block, n_channels, bias, z)
-    _output_tiles((shape(4, 6), shape(2, 4)), (True, False), m, image, block, n_channels, bias, z)
-    _output_tiles((shape(4, 4), shape(2, 2)), (True, True), m, image, block, n_channels, bias, z)
-
-
-@cpu_inline
-def _output_gradient_tiles(grid, kind, grad_z, image, block, n_channels, m):
-    first, down, n_down, across, n_across = tiles_of_kind(block, kind[0], kind[1])
-    for h in range(n_down):
-        for w in range(n_across):
-            source = grad_z.start + 4 * ((down + h) * grad_z.pitch + across + w) * grad_z.stride
-            target = m.start + (first + (image * n_down + h) * n_across + w) * m.stride
+    for h in range(block.full_down + block.edge_down):
+        for w in range(block.full_across + block.edge_across):
+            tile = tile_at(block, image, h, w)
+            down, across = side_of(block.full_down, h), side_of(block.full_across, w)
             for c in range(0, n_channels, lanes(m.data)):
-                tile = grid_load(grid, grad_z.data, source + c, grad_z.pitch * grad_z.stride, grad_z.stride)
-                grid_store(output_adjoint(tile), m.data, target + c, POINTS * m.step, m.step)
+                shift = panel(bias, c)
+                output_lines(tile_lines(m, tile, c), across, down + 2, between, shift, np.int64(0))
+                target = turned(pixel_lines(z, h, w, c))
+                output_lines(turned(between), down, across, target, shift, np.int64(1))
 
 
 @cpu_kernel
-def winograd_output_gradient(grad_z, image, block, n_channels, m):
+def winograd_output_gradient(grad_z, image, block, n_channels, m, between):
     """Gradient ``A grad_z A'`` of the tiles' products of one image; the adjoint of `winograd_output`.
 
     `grad_z` is zero in the row and the column that whole tiles may add.
     """
-    _output_gradient_tiles(shape(4, 4), (False, False), grad_z, image, block, n_channels, m)
-    _output_gradient_tiles(shape(4, 2), (False, True), grad_z, image, block, n_channels, m)
-    _output_gradient_tiles(shape(2, 4), (True, False), grad_z, image, block, n_channels, m)
-    _output_gradient_tiles(shape(2, 2), (True, True), grad_z, image, block, n_channels, m)
-
-
-@cpu_inline
-def _input_gradient_tiles(grid, kind, v, image, block, n_channels, grad_x):
-    first, down, n_down, across, n_across = tiles_of_kind(block, kind[0], kind[1])
-    for h in range(n_down):
-        for w in range(n_across):
-            source = v.start + (first + (image * n_down + h) * n_across + w) * v.stride
-            target = grad_x.start + 4 * ((down + h) * grad_x.pitch + across + w) * grad_x.stride
-            for c in range(0, n_channels, lanes(v.data)):
-                tile = input_adjoint(grid_load(grid, v.data, source + c, POINTS * v.step, v.step))
-                down_step, across_step = grad_x.pitch * grad_x.stride, grad_x.stride
-                before = grid_load(grid, grad_x.data, target + c, down_step, across_step)
-                grid_store(before + tile, grad_x.data, target + c, down_step, across_step)
+    for h in range(block.full_down + block.edge_down):
+        for w in range(block.full_across + block.edge_across):
+            tile = tile_at(block, image, h, w)
+            down, across = side_of(block.full_down, h), side_of(block.full_across, w)
+            for c in range(0, n_channels, lanes(m.data)):
+                output_adjoint_lines(pixel_lines(grad_z, h, w, c), across, down, between)
+                output_adjoint_lines(turned(between), down, across + 2, turned(tile_lines(m, tile, c)))
 
 
 @cpu_kernel
-def winograd_input_gradient(v, image, block, n_channels, grad_x):
+def winograd_input_gradient(v, image, block, n_channels, grad_x, between):
     """Gradient of one image's input, ``B v B'`` of its tiles, which overlap; the adjoint of `winograd_input`.
 
     Parameters
@@ -305,14 +370,20 @@ def winograd_input_gradient(v, image, block, n_channels, grad_x):
         Gradient of the transformed tiles.
     grad_x : Map
         Overwritten; from the first window's first input on, with all that windows reach.
+    between : Lines
+        Scratch for a tile.
     """
     height = 4 * block.full_down + 2 * block.edge_down + 2
     stop = grad_x.start + height * grad_x.pitch * grad_x.stride
     grad_x.data[grad_x.start : stop] = 0.0
-    _input_gradient_tiles(shape(6, 6), (False, False), v, image, block, n_channels, grad_x)
-    _input_gradient_tiles(shape(6, 4), (False, True), v, image, block, n_channels, grad_x)
-    _input_gradient_tiles(shape(4, 6), (True, False), v, image, block, n_channels, grad_x)
-    _input_gradient_tiles(shape(4, 4), (True, True), v, image, block, n_channels, grad_x)
+    for h in range(block.full_down + block.edge_down):
+        for w in range(block.full_across + block.edge_across):
+            tile = tile_at(block, image, h, w)
+            down, across = side_of(block.full_down, h) + 2, side_of(block.full_across, w) + 2
+            for c in range(0, n_channels, lanes(v.data)):
+                input_adjoint_lines(tile_lines(v, tile, c), across, down, between, np.int64(0))
+                target = turned(pixel_lines(grad_x, h, w, c))
+                input_adjoint_lines(turned(between), down, across, target, np.int64(1))
 
 
 # ---------------------------------------------------------------- the products
@@ -424,14 +495,16 @@ def in_panels(start, number, k, column, n_rows, n_columns, width):
 
 
 @cpu_kernel
-def winograd_filters(params, layer, filters, start, transposed_start, team):
+def winograd_filters(params, layer, filters, starts, between, team):
     """This worker's share of the transformed filters ``G w G'`` and of their transposes, as panels.
 
     Parameters
     ----------
     layer : LAYER
     filters : array
-        Overwritten: 36 matrices (in_channels, n_out) from `start` on, 36 (n_out, in_channels) from `transposed_start`.
+        Overwritten: 36 matrices (in_channels, n_out) from starts[0] on, 36 (n_out, in_channels) from starts[1].
+    between : Lines
+        Scratch for a tile.
     """
     n_in, n_out, row, width = layer["in_channels"], layer["n_out"], layer["out_stride"], lanes(filters)
     square = square_shape(params)
@@ -439,20 +512,22 @@ def winograd_filters(params, layer, filters, start, transposed_start, team):
     for k in range(first, last):
         for column in range(0, n_out, width):
             source = layer["weight_start"] + k * row + column
-            tile = filter_transform(grid_load(shape(3, 3), params, source, 3 * n_in * row, n_in * row))
-            target, _ = in_panels(start, 0, k, column, n_in, n_out, width)
+            tile = filter_columns(grid_load(shape(3, 3), params, source, n_in * row, 3 * n_in * row))
+            grid_store(tile, between.data, between.start, between.along, between.across)
+            tile = filter_columns(grid_load(shape(3, 6), between.data, between.start, between.across, between.along))
+            target, _ = in_panels(starts[0], 0, k, column, n_in, n_out, width)
             grid_store(tile, filters, target, POINTS * n_in * n_out, n_in * n_out)
     for number in range(N_PRODUCTS):
         for k in range(first, last, width):
             for column in range(0, n_out, width):
-                source, stride = in_panels(start, number, k, column, n_in, n_out, width)
+                source, stride = in_panels(starts[0], number, k, column, n_in, n_out, width)
                 tile = tile_transpose(tile_load(square, filters, source, stride))
-                target, stride = in_panels(transposed_start, number, column, k, n_out, n_in, width)
+                target, stride = in_panels(starts[1], number, column, k, n_out, n_in, width)
                 tile_store(tile, filters, target, stride)
 
 
 @cpu_kernel
-def winograd_filters_backward(grads, start, layer, out):
+def winograd_filters_backward(grads, start, layer, out, between):
     """The filters' gradient ``G' u G`` from the gradients u of the transformed filters.
 
     Parameters
@@ -466,6 +541,8 @@ def winograd_filters_backward(grads, start, layer, out):
     for k in range(n_in):
         for column in range(0, n_out, width):
             source, _ = in_panels(start, 0, k, column, n_in, n_out, width)
-            tile = filter_adjoint(grid_load(shape(6, 6), grads, source, POINTS * n_in * n_out, n_in * n_out))
+            tile = filter_adjoint(grid_load(shape(6, 6), grads, source, n_in * n_out, POINTS * n_in * n_out))
+            grid_store(tile, between.data, between.start, between.along, between.across)
+            tile = filter_adjoint(grid_load(shape(6, 3), between.data, between.start, between.across, between.along))
             target = layer["weight_start"] + k * row + column
             grid_store(tile, out, target, 3 * n_in * row, n_in * row)
