@@ -15,15 +15,38 @@ from .. import scalar
 from ..jit import cpu_inline, cpu_kernel
 from .pooling import position_of
 from .simd import lanes, lanes_below, shape, tile_load, tile_store, tile_zeros
+from .simd_grid import tile_rows_sum
 
 EPSILON = 1e-5
+SIDE_BY_SIDE = 4  # pixels
 MOMENTUM = 0.1  # share of a batch's statistics in the running ones
 
 
 @cpu_inline
-def add_to(sums, position, value):
-    """``sums[position:] += value``, one vector."""
-    tile_store(tile_load(shape(1, 1), sums, position, 0) + value, sums, position, 0)
+def mean_of_channel(z, layer, c, moments, share, squares):
+    """One vector: the mean over an image's pixels of z, or of its squared distance from the mean in `moments`.
+
+    SIDE_BY_SIDE pixels are summed apart, as a sum alone waits for the addition before.
+    """
+    vector, several = shape(1, 1), shape(SIDE_BY_SIDE, 1)
+    mean = tile_load(vector, moments.data, moments.start + c, 0)
+    means = tile_load(several, moments.data, moments.start + c, 0)
+    total, totals = tile_zeros(vector, z.data), tile_zeros(several, z.data)
+    whole = layer["width"] // SIDE_BY_SIDE * SIDE_BY_SIDE
+    for h in range(layer["height"]):
+        for w in range(0, whole, SIDE_BY_SIDE):
+            values = tile_load(several, z.data, position_of(z, h, w, c), z.stride)
+            if squares:
+                values = values - means
+                values = values * values
+            totals = totals + values
+        for w in range(whole, layer["width"]):
+            value = tile_load(vector, z.data, position_of(z, h, w, c), 0)
+            if squares:
+                value = value - mean
+                value = value * value
+            total = total + value
+    return (total + tile_rows_sum(totals)) * share
 
 
 @cpu_kernel
@@ -37,25 +60,12 @@ def image_statistics(z, layer, moments):
     moments : Matrix (2, n_out)
         Overwritten.
     """
-    vector, width = shape(1, 1), lanes(z.data)
     share = 1.0 / (layer["height"] * layer["width"])
-    for c in range(0, layer["n_out"], width):
-        mean, square = moments.start + c, moments.start + moments.stride + c
-        tile_store(tile_zeros(vector, z.data), moments.data, mean, 0)
-        tile_store(tile_zeros(vector, z.data), moments.data, square, 0)
-    for h in range(layer["height"]):
-        for w in range(layer["width"]):
-            for c in range(0, layer["n_out"], width):
-                add_to(moments.data, moments.start + c, tile_load(vector, z.data, position_of(z, h, w, c), 0))
-    for c in range(0, layer["n_out"], width):
-        mean = moments.start + c
-        tile_store(tile_load(vector, moments.data, mean, 0) * share, moments.data, mean, 0)
-    for h in range(layer["height"]):
-        for w in range(layer["width"]):
-            for c in range(0, layer["n_out"], width):
-                gap = tile_load(vector, z.data, position_of(z, h, w, c), 0)
-                gap = gap - tile_load(vector, moments.data, moments.start + c, 0)
-                add_to(moments.data, moments.start + moments.stride + c, gap * gap * share)
+    for c in range(0, layer["n_out"], lanes(z.data)):
+        mean = mean_of_channel(z, layer, c, moments, share, False)
+        tile_store(mean, moments.data, moments.start + c, 0)
+        square = mean_of_channel(z, layer, c, moments, share, True)
+        tile_store(square, moments.data, moments.start + moments.stride + c, 0)
 
 
 @cpu_kernel
@@ -107,43 +117,36 @@ def norm_factors(params, layer, statistics, norm):
     Parameters
     ----------
     statistics : Matrix (2, n_out)
-        Mean and variance.
+        Mean and variance; the latter becomes one over the deviation, which the backward pass wants.
     norm : Matrix (2, n_out)
         Overwritten; pads zero.
     """
     vector = shape(1, 1)
     for c in range(0, layer["n_out"], lanes(params)):
         mean = tile_load(vector, statistics.data, statistics.start + c, 0)
-        variance = tile_load(vector, statistics.data, statistics.start + statistics.stride + c, 0)
-        scale = tile_load(vector, params, layer["scale_start"] + c, 0)
-        factor = scale / scalar.square_root(variance + EPSILON)
+        position = statistics.start + statistics.stride + c
+        inverse = 1.0 / scalar.square_root(tile_load(vector, statistics.data, position, 0) + EPSILON)
+        tile_store(inverse, statistics.data, position, 0)
+        factor = tile_load(vector, params, layer["scale_start"] + c, 0) * inverse
         shift = tile_load(vector, params, layer["bias_start"] + c, 0) - mean * factor
         tile_store(factor, norm.data, norm.start + c, 0)
         tile_store(shift, norm.data, norm.start + norm.stride + c, 0)
-
-
-@cpu_inline
-def normalized(z, statistics, h, w, c):
-    """One vector of ``(z - mean) / sqrt(variance + EPSILON)``."""
-    vector = shape(1, 1)
-    mean = tile_load(vector, statistics.data, statistics.start + c, 0)
-    variance = tile_load(vector, statistics.data, statistics.start + statistics.stride + c, 0)
-    return (tile_load(vector, z.data, position_of(z, h, w, c), 0) - mean) / scalar.square_root(variance + EPSILON)
 
 
 @cpu_kernel
 def image_gradient_sums(grad, z, statistics, layer, sums):
     """Row 1 of `sums`: the sum over one image's pixels of the gradient times the normalized z; row 0, the sum of the
     gradient alone, is there already (`activation_backward`)."""
-    vector, width = shape(1, 1), lanes(z.data)
-    start = sums.start + sums.stride
-    for c in range(0, layer["n_out"], width):
-        tile_store(tile_zeros(vector, z.data), sums.data, start + c, 0)
-    for h in range(layer["height"]):
-        for w in range(layer["width"]):
-            for c in range(0, layer["n_out"], width):
-                g = tile_load(vector, grad.data, position_of(grad, h, w, c), 0)
-                add_to(sums.data, start + c, g * normalized(z, statistics, h, w, c))
+    vector = shape(1, 1)
+    for c in range(0, layer["n_out"], lanes(z.data)):
+        mean = tile_load(vector, statistics.data, statistics.start + c, 0)
+        inverse = tile_load(vector, statistics.data, statistics.start + statistics.stride + c, 0)
+        total = tile_zeros(vector, z.data)
+        for h in range(layer["height"]):
+            for w in range(layer["width"]):
+                gap = tile_load(vector, z.data, position_of(z, h, w, c), 0) - mean
+                total = scalar.fma(gap, tile_load(vector, grad.data, position_of(grad, h, w, c), 0), total)
+        tile_store(total * inverse, sums.data, sums.start + sums.stride + c, 0)
 
 
 @cpu_kernel
@@ -168,21 +171,21 @@ def batch_norm_backward(grad, z, statistics, totals, share, params_layer):
     ----------
     grad, z : Map (height, width, n_out)
     statistics, totals : Matrix (2, n_out)
-        Of the batch; see `image_gradient_sums`.
+        Of the batch; see `norm_factors` and `image_gradient_sums`.
     share : float
     params_layer : ((n_params,), LAYER)
     """
     params, layer = params_layer
-    vector, width = shape(1, 1), lanes(z.data)
-    for h in range(layer["height"]):
-        for w in range(layer["width"]):
-            for c in range(0, layer["n_out"], width):
-                variance = tile_load(vector, statistics.data, statistics.start + statistics.stride + c, 0)
-                scale = tile_load(vector, params, layer["scale_start"] + c, 0)
-                factor = scale / scalar.square_root(variance + EPSILON)
+    vector = shape(1, 1)
+    for c in range(0, layer["n_out"], lanes(z.data)):
+        mean = tile_load(vector, statistics.data, statistics.start + c, 0)
+        inverse = tile_load(vector, statistics.data, statistics.start + statistics.stride + c, 0)
+        factor = tile_load(vector, params, layer["scale_start"] + c, 0) * inverse
+        along = tile_load(vector, totals.data, totals.start + totals.stride + c, 0) * inverse * share
+        common = tile_load(vector, totals.data, totals.start + c, 0) * share
+        for h in range(layer["height"]):
+            for w in range(layer["width"]):
                 position = position_of(grad, h, w, c)
-                g = tile_load(vector, grad.data, position, 0)
-                common = tile_load(vector, totals.data, totals.start + c, 0)
-                along = tile_load(vector, totals.data, totals.start + totals.stride + c, 0)
-                common = scalar.fma(normalized(z, statistics, h, w, c), along, common)
-                tile_store(factor * (g - common * share), grad.data, position, 0)
+                gap = tile_load(vector, z.data, position_of(z, h, w, c), 0) - mean
+                g = tile_load(vector, grad.data, position, 0) - scalar.fma(gap, along, common)
+                tile_store(factor * g, grad.data, position, 0)

@@ -391,18 +391,21 @@ def join_statistics(net, number, n_rows, team):
 
 
 @cpu_inline
-def gradient_before_activation(net, number, i, span):
-    """Gradient of image i before the activation, into the scratch; its sums by channel into the image's sums."""
+def gradient_before_activation(net, number, i, span, sums):
+    """Gradient of image i before the activation, into the scratch; its sums by channel into `sums`."""
     layer, grad = net.layers[number], gradient_map(net, number, i, span)
-    codes_gap = -net.slopes_gap
-    activation_backward(grad, net.codes, codes_gap, layer, grad_z_of(net, number), sums_of(net, number, i))
+    activation_backward(grad, net.codes, -net.slopes_gap, layer, grad_z_of(net, number), sums)
 
 
 @cpu_inline
 def gradient_of_conv(net, number, i, span, running):
     """Gradient of a convolution's output, image i, into the scratch; the skip gets its part."""
     layer = net.layers[number]
-    gradient_before_activation(net, number, i, span)
+    if has_norm(layer):  # the image's sums are known, and other workers may be reading them
+        sums = Matrix(net.scratch, np.int64(0), layer["out_stride"])
+    else:
+        sums = sums_of(net, number, i)
+    gradient_before_activation(net, number, i, span, sums)
     grad_z = grad_z_of(net, number)
     if layer["skip"] > 0:
         place = place_of(net, layer["skip"], i, span, layer["skip_adds"], layer["skip_leaves"])
@@ -486,7 +489,7 @@ def norm_gradient_sums(net, number, span):
     """What a batch norm layer must know of each image's gradient before it can go back."""
     layer = net.layers[number]
     for i in range(span.start, span.stop):
-        gradient_before_activation(net, number, i, span)
+        gradient_before_activation(net, number, i, span, sums_of(net, number, i))
         statistics = statistics_of(net, number, 0)
         image_gradient_sums(grad_z_of(net, number), z_of(net, number, i), statistics, layer, sums_of(net, number, i))
 
