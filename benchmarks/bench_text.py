@@ -27,16 +27,9 @@ class Fit:
 
         warnings.simplefilter("ignore")
         self.X, self.y = make_texts(20_000)
-        rate = {"adagrad": 0.03, "sgd": 0.5}[solver]
-        self.estimator = TextEmbeddingClassifier(
-            solver=solver,
-            ngram_range=(1, n),
-            learning_rate_init=rate,
-            max_iter=5,
-            tol=0.0,
-            random_state=0,
-            n_jobs=n_jobs,
-        )
+        own = {} if solver == "adagrad" else dict(solver="sgd", learning_rate_init=0.5, batch_size=16, pooling="mean")
+        own |= dict(max_iter=5, target_loss=None)
+        self.estimator = TextEmbeddingClassifier(ngram_range=(1, n), random_state=0, n_jobs=n_jobs, **own)
         self.estimator.fit(self.X[:100], self.y[:100])
 
     def time_fit(self, solver, n, n_jobs):
