@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +21,9 @@ from .workers import Workers, choose_n_workers
 __all__ = ["TextSession", "Texts", "as_targets", "as_texts", "huffman_tree", "initialize_table", "open_session"]
 
 FLOP_A_TOKEN = 20.0  # what reading and writing one element of a row is worth: it waits for memory
+FEW_TOKENS = 1000  # of one document: for so many, memory is kept from call to call
+STEP_FLOP_A_NUMBER = 220.0  # the same in a step of training: two workers gain from about 600 tokens of 112 a batch on
+UPPER_HALF = 1 if sys.byteorder == "little" else 0  # of the two 16-bit numbers in a float32
 FLOP_A_DRAW = 20.0  # what a random number is worth
 MAX_COUNT = 255
 
@@ -101,9 +106,39 @@ class TextSession(Session):
         self._row_weights = self._none if row_weights is None else np.ascontiguousarray(row_weights, dtype)
         counts = np.arange(MAX_COUNT + 1) if count_weights is None else count_weights
         self._count_weights = np.ascontiguousarray(counts, dtype)
+        self._of_thread = threading.local()
         self._no_rows = as_rows(np.zeros((0, int(layer["n_out"])), dtype))
 
     # ---------------------------------------------------------------- training
+
+    def expect(self, rows: Texts) -> None:
+        """Count the work of such documents in, where the number of workers is chosen: before `prepare`."""
+        n_tokens = float(rows.documents.starts[-1]) / max(1, rows.n_rows)
+        self._flop_a_row += STEP_FLOP_A_NUMBER * self.stride * n_tokens / 3.0
+
+    def snapshot(self, into=None):
+        """As `Session.snapshot`, of the table only the upper halves of the numbers.
+
+        The table can be most of the memory of a fit, and a snapshot is used only where training diverges: a float32 cut
+        after 8 bits of mantissa has the range of the whole one and is off by less than one per cent.
+        """
+        n_above = self.network.n_params
+        if self.params.itemsize != 4:
+            return super().snapshot(into)
+        halves = self.params[n_above:].view(np.uint16)[UPPER_HALF::2]
+        if into is None:
+            into = np.empty(n_above, self.params.dtype), np.empty(halves.size, np.uint16)
+        into[0][:], into[1][:] = self.params[:n_above], halves
+        return into
+
+    def restore(self, snapshot) -> None:
+        """As `Session.restore`."""
+        if self.params.itemsize != 4:
+            return super().restore(snapshot)
+        n_above = self.network.n_params
+        self.params[:n_above], self.params[n_above:] = snapshot[0], 0.0
+        self.params[n_above:].view(np.uint16)[UPPER_HALF::2] = snapshot[1]
+        return None
 
     def prepare(self, optimizer: Optimizer, batch_size: int, **settings) -> None:
         """As `Session.prepare`; `moments` holds those of the layers above, then those of each row of the table."""
@@ -130,6 +165,11 @@ class TextSession(Session):
         finally:
             if self.optimizer == Optimizer.ADAGRAD:
                 of_rows[:] = self._squares[0]
+
+    @property
+    def most_useful_workers(self) -> float:
+        """Columns are shared out in so many parts."""
+        return linear_text.GROUPS if self.is_linear else np.inf
 
     @property
     def is_linear(self) -> bool:
@@ -196,13 +236,28 @@ class TextSession(Session):
         n_tokens = int((starts[block:] - starts[: n + 1 - block]).max()) if n else 0
         flop = self._flop_a_row * n + FLOP_A_TOKEN * self.stride * float(starts[-1])
         n_workers = choose_n_workers(self.n_jobs, flop)
-        model = () if without_model else (self._model(self._none, self._none),)
-        embedding = self._embedding(np.zeros((n_workers, 0), self.params.dtype), self._none)
-        bags = Bags(rows.documents, embedding, self._bag_space(n_tokens, 0, n_workers, training=False))
-        orders = np.zeros((n_workers, walk.PREDICT_ROWS), np.int64)
-        work = self._predict_workspace(n, n_workers, with_slopes=with_slopes)
+        is_small = n == n_workers == 1 and n_tokens <= FEW_TOKENS and not with_slopes
+        model, embedding, space, orders, work = (
+            self._space_of_one() if is_small else self._space_of_blocks(n, n_tokens, n_workers, with_slopes)
+        )
+        bags = Bags(rows.documents, embedding, space)
         with Workers(n_workers) as workers:
-            workers.run(kernel, *model, *first(n_workers), bags, work, orders, *last)
+            workers.run(kernel, *(() if without_model else (model,)), *first(n_workers), bags, work, orders, *last)
+
+    def _space_of_one(self) -> tuple:
+        """What `_run_blocks` needs for one document; making it takes longer than using it, so each thread keeps it."""
+        if not hasattr(self._of_thread, "space"):
+            self._of_thread.space = self._space_of_blocks(1, FEW_TOKENS, 1, with_slopes=False)
+        return self._of_thread.space
+
+    def _space_of_blocks(self, n: int, n_tokens: int, n_workers: int, with_slopes: bool) -> tuple:
+        return (
+            self._model(self._none, self._none),
+            self._embedding(np.zeros((n_workers, 0), self.params.dtype), self._none),
+            self._bag_space(n_tokens, 0, n_workers, training=False),
+            np.zeros((n_workers, walk.PREDICT_ROWS), np.int64),
+            self._predict_workspace(n, n_workers, with_slopes=with_slopes),
+        )
 
     # ---------------------------------------------------------------- memory
 

@@ -65,7 +65,7 @@ class Reader:
             total = out.sum(axis=1, keepdims=True)
             out = np.divide(out, total, out=np.tile(self.prior, (len(out), 1)), where=total > 0)
         ids, starts = rows.documents.ids, rows.documents.starts
-        for i in np.flatnonzero(starts[1:] - starts[:-1] <= self.n_boundary_rows):
+        for i in (starts[1:] - starts[:-1] <= self.n_boundary_rows).nonzero()[0]:
             if (ids[starts[i] : starts[i + 1]] < self.n_boundary_rows).all():
                 out[i] = self.prior
         return out
