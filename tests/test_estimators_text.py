@@ -5,13 +5,15 @@ import gzip
 import numpy as np
 import pytest
 import scipy.sparse as sp
+import sklearn
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.metrics import accuracy_score
 from sklearn.model_selection import GridSearchCV
 from sklearn.neighbors import KNeighborsClassifier
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import FunctionTransformer
 
 from nbnet import TextEmbeddingClassifier, datasets
 from nbnet.estimators.text import SOLVERS
@@ -481,3 +483,36 @@ def test_quality_on_real_texts(load, least, changes):
     is_test = np.arange(len(y)) % 5 == 4
     estimator = TextEmbeddingClassifier(random_state=0, **changes).fit(X[~is_test], y[~is_test])
     assert estimator.score(X[is_test], y[is_test]) > least
+
+
+# -------------------------------------------------------------------------------- scikit-learn's machinery
+
+
+def test_metadata_reaches_fit_through_a_pipeline():
+    with sklearn.config_context(enable_metadata_routing=True):
+        estimator = small(early_stopping=True).set_fit_request(sample_weight=True, X_val=True, y_val=True)
+        pipeline = Pipeline([("same", FunctionTransformer(np.asarray)), ("text", estimator)], transform_input=["X_val"])
+        pipeline.fit(TEXTS, Y, sample_weight=np.where(Y == "pos", 3.0, 1.0), X_val=TEXTS[:6], y_val=Y[:6])
+    assert_allclose(pipeline[-1].class_prior_, [0.25, 0.75])
+    assert pipeline[-1].best_validation_score_ == pipeline.score(TEXTS[:6], Y[:6])
+
+
+def test_callbacks_see_each_epoch():
+    pytest.importorskip("sklearn.callback")
+    seen = []
+
+    class Recorder:
+        def setup(self, estimator, context):
+            pass
+
+        teardown = on_fit_task_begin = setup
+
+        def on_fit_task_end(self, estimator, context, *, fitted_estimator=None):
+            if context.task_name == "epoch":
+                seen.append(fitted_estimator.predict_proba(TEXTS))
+            return len(seen) == 3
+
+    estimator = small().set_callbacks(Recorder()).fit(TEXTS, Y)
+    assert estimator.n_iter_ == len(seen) == 3
+    assert_array_equal(seen[-1], estimator.predict_proba(TEXTS))
+    assert (seen[0] != seen[1]).any()
