@@ -300,7 +300,7 @@ class StochasticTraining:
         ValueError
             scikit-learn's, where not one epoch was finite.
         """
-        last_finite = self.session.params.copy()
+        last_finite = self.session.snapshot()
         interrupted = diverged = False
         try:
             for _ in range(max_epochs):
@@ -308,7 +308,7 @@ class StochasticTraining:
                 diverged = not self.run_epoch()
                 if diverged:
                     break
-                last_finite[:] = self.session.params
+                last_finite = self.session.snapshot(last_finite)
                 stopping = self.update_stopping_rule()
                 if self.hooks.epoch_end(self.copy_kept_params) or stopping:
                     break
@@ -319,7 +319,7 @@ class StochasticTraining:
             warnings.warn("Training interrupted by user.", stacklevel=2)
             diverged = not np.isfinite(self.session.params).all()
         if diverged:
-            self.session.params[:] = last_finite
+            self.session.restore(last_finite)
             if not interrupted:
                 self.report_divergence()
         latest = self.session.params

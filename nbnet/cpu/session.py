@@ -13,7 +13,7 @@ from . import walk
 from .dense import GRADIENT_ROWS, PACKED_COLUMNS
 from .simd import TILE_ROWS
 from .walk import Batch, Data, LossRecord, Model, Plan, Rows, Rule, Targets, Workspace
-from .workers import Workers, choose_n_workers
+from .workers import WORTHWHILE_FLOP, Workers, choose_n_workers
 
 FLOP_A_CALL = 4e9  # a kernel returns to Python about every 0.1 s, so that Ctrl-C is heard
 UPDATE_FLOP = 50.0  # what updating one parameter is worth: an update waits for memory
@@ -100,6 +100,7 @@ class Session:
     """
 
     sums_gradients = False  # over a batch, instead of taking their mean
+    most_useful_workers = np.inf
 
     def __init__(
         self,
@@ -145,7 +146,8 @@ class Session:
         self.moments = aligned_zeros(2 * self.network.n_params, self.params.dtype)
         if self.optimizer == Optimizer.ADAGRAD:
             self.moments[: self.network.n_params] = ADAGRAD_START
-        self.n_workers = choose_n_workers(self.n_jobs, 3.0 * self._flop_a_row * batch_size)
+        flop = 3.0 * self._flop_a_row * batch_size
+        self.n_workers = choose_n_workers(self.n_jobs, min(flop, self.most_useful_workers * WORTHWHILE_FLOP))
         self._grads = aligned_zeros(self.network.n_params, self.params.dtype)
         self._work = self._workspace(batch_size, self.n_workers)
         self._rule = self._make_rule(
@@ -234,6 +236,16 @@ class Session:
             loss += 0.5 * alpha * scale * float(np.vdot(weight, weight))
             weight_of(grads, row)[:] += (alpha * scale) * weight
         return loss, grads
+
+    def snapshot(self, into=None):
+        """What `restore` brings the parameters back to; `into` is an earlier one, whose memory is used again."""
+        into = np.empty_like(self.params) if into is None else into
+        into[:] = self.params
+        return into
+
+    def restore(self, snapshot) -> None:
+        """The parameters as they were at a `snapshot`."""
+        self.params[:] = snapshot
 
     # ---------------------------------------------------------------- without training
 

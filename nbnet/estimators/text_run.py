@@ -132,6 +132,10 @@ class TextRun(Run):
         )
         super().__init__(estimator, backend, session, settings, seed)
 
+    def stochastic(self, data, validation, hooks, first_pass, incremental):
+        self.session.expect(data.rows)
+        return super().stochastic(data, validation, hooks, first_pass, incremental)
+
     def rows(self, X):
         return Reader(self.estimator, self.session.params).documents(X.tolist(), self.estimator.n_jobs)
 
