@@ -10,6 +10,7 @@ _PUBLIC = {
     "MLPClassifier": "nbnet.estimators.mlp",
     "MLPRegressor": "nbnet.estimators.mlp",
     "TextEmbeddingClassifier": "nbnet.estimators.text",
+    "predict_clips": "nbnet.estimators.clips",
     "HistoryDisplay": "nbnet.plotting",
     "Augmentation": "nbnet.images",
     "ImagePreprocessor": "nbnet.images",
@@ -28,6 +29,7 @@ __all__ = [
     "__version__",
     "datasets",
     "load_images",
+    "predict_clips",
 ]
 
 
