@@ -64,7 +64,7 @@ def demo() -> None:
         f"\nIn all {time.perf_counter() - start:.1f} s. Fits: best of up to 3. Ratio: scikit-learn's time by nbnet's;"
     )
     print("scikit-learn's BLAS has one thread, its faster setting at these sizes.")
-    print("An estimator for images, and training on a GPU, are not built yet.")
+    print("Training on a GPU is not built yet.")
 
 
 def _demo_tasks() -> list[Task]:

@@ -28,11 +28,12 @@ MAY_IMPORT = {
     "images": {"cpu", "random"},
     "plotting": set(),
     "datasets": set(),
+    "testing": set(),
     "__init__": set(),
     "__main__": {"__init__", "cpu", "datasets", "estimators", "jit"},
 }
 RUN_TIME = {"joblib", "llvmlite", "numba", "numpy", "scipy", "sklearn", "threadpoolctl"}
-OPTIONAL = {"datasets": {"pandas"}, "images": {"PIL"}, "plotting": {"matplotlib"}}
+OPTIONAL = {"datasets": {"pandas"}, "testing": {"pandas"}, "images": {"PIL"}, "plotting": {"matplotlib"}}
 MODULES = sorted(str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py"))
 
 
