@@ -35,7 +35,7 @@ from .network import (
     weight_of,
 )
 
-WINOGRAD_CHANNELS = 32  # from so many on, on both sides, Winograd's algorithm is faster
+WINOGRAD_CHANNELS = 16  # from so many on, on both sides, its algorithm is faster than the direct one
 LARGEST_FUSED_POOL = 255  # pixels: their number is kept in a byte
 
 
@@ -121,7 +121,7 @@ def build_images(
     padding : {"same", "valid"}
         "same": a convolution's output has ``ceil(size / stride)`` pixels a side. Residual blocks always pad.
     algorithm : {"auto", "direct", "winograd"}
-        "auto": Winograd's for 3x3 filters of stride 1 with at least 32 channels, multiples of 16, on both sides.
+        "auto": Winograd's for 3x3 filters of stride 1 whose channels are multiples of 16 on both sides.
     entries : sequence, optional
         What the user wrote for each of `specs`, for messages.
 

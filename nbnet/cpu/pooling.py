@@ -35,14 +35,14 @@ def position_of(image, h, w, c):
 
 
 @cpu_inline
-def before_activation(z, norm, skip, layer, h, w, c):
-    """One vector: ``z * factor + shift + skip``, where there are factors and a skip."""
+def before_activation(z, norm, skip, has, h, w, c):
+    """One vector: ``z * factor + shift + skip``; has[0]: there are factors, has[1]: there is a skip."""
     vector = shape(1, 1)
     value = tile_load(vector, z.data, position_of(z, h, w, c), 0)
-    if layer["scale_start"] != NONE:
+    if has[0]:
         factor = tile_load(vector, norm.data, norm.start + c, 0)
         value = scalar.fma(value, factor, tile_load(vector, norm.data, norm.start + norm.stride + c, 0))
-    if layer["skip"] != NONE:
+    if has[1]:
         value = value + tile_load(vector, skip.data, position_of(skip, h, w, c), 0)
     return value
 
@@ -62,34 +62,38 @@ def activation_forward(z, norm, skip, layer, output):
     output : Output (out_height, out_width, n_out)
         Overwritten, pads of y with zero.
     """
-    activation, width = layer["activation"], lanes(z.data)
+    # fields of the layer are read once: the compiler cannot know that stores leave them as they are
+    activation, n_out, width = layer["activation"], layer["n_out"], lanes(z.data)
+    pool_height, pool_width = layer["pool_height"], layer["pool_width"]
+    has = layer["scale_start"] != NONE, layer["skip"] != NONE
     # of an activation that never falls, the largest value belongs to the largest input
     falls = activation == Activation.GELU or activation == Activation.SILU
-    pool_height, pool_width = layer["pool_height"], layer["pool_width"]
     pools = pool_height * pool_width > 1
     for h in range(layer["out_height"]):
         for w in range(layer["out_width"]):
-            for c in range(0, layer["n_out"], width):
-                best = before_activation(z, norm, skip, layer, h * pool_height, w * pool_width, c)
+            for c in range(0, n_out, width):
+                position = position_of(output.y, h, w, c)
+                best = before_activation(z, norm, skip, has, h * pool_height, w * pool_width, c)
                 if pools:
                     code = best * 0.0
                     highest = scalar.activate(activation, best) if falls else best
-                    for k in range(1, pool_height * pool_width):
-                        a, b = k // pool_width, k % pool_width
-                        other = before_activation(z, norm, skip, layer, h * pool_height + a, w * pool_width + b, c)
-                        value = scalar.activate(activation, other) if falls else other
-                        gain = value - highest
-                        best = scalar.where_positive(gain, other, best)
-                        highest = scalar.where_positive(gain, value, highest)
-                        code = scalar.where_positive(gain, float(k), code)
+                    k = 0
+                    for a in range(pool_height):
+                        for b in range(pool_width):
+                            other = before_activation(z, norm, skip, has, h * pool_height + a, w * pool_width + b, c)
+                            value = scalar.activate(activation, other) if falls else other
+                            gain = value - highest
+                            best = scalar.where_positive(gain, other, best)
+                            highest = scalar.where_positive(gain, value, highest)
+                            code = scalar.where_positive(gain, float(k), code)
+                            k += 1
                     if output.slopes_gap > 0:
-                        code_store(code, output.codes, position_of(output.y, h, w, c))
+                        code_store(code, output.codes, position)
                 out = scalar.activate(activation, best)
-                position = position_of(output.y, h, w, c)
                 if output.slopes_gap > 0:
                     slope = scalar.activation_slope(activation, best, out)
                     tile_store(slope, output.y.data, position + output.slopes_gap, 0)
-                tile_store(lanes_below(out, layer["n_out"] - c, 0.0), output.y.data, position, 0)
+                tile_store(lanes_below(out, n_out - c, 0.0), output.y.data, position, 0)
 
 
 @cpu_kernel
@@ -108,26 +112,28 @@ def activation_backward(grad, codes, codes_gap, layer, grad_z, sums):
     sums : Matrix (1, n_out)
         Overwritten with the sum of each channel.
     """
-    vector, width = shape(1, 1), lanes(grad.data)
+    vector, width, n_out = shape(1, 1), lanes(grad.data), layer["n_out"]
+    out_height, out_width = layer["out_height"], layer["out_width"]
     pool_height, pool_width = layer["pool_height"], layer["pool_width"]
-    for c in range(0, layer["n_out"], width):
-        tile_store(tile_zeros(vector, grad.data), sums.data, sums.start + c, 0)
-    for h in range(layer["out_height"]):
-        for w in range(layer["out_width"]):
-            for c in range(0, layer["n_out"], width):
+    pools = pool_height * pool_width > 1
+    for c in range(0, n_out, width):
+        total = tile_zeros(vector, grad.data)
+        for h in range(out_height):
+            for w in range(out_width):
                 position = position_of(grad, h, w, c)
                 g = tile_load(vector, grad.data, position, 0)
-                tile_store(g + tile_load(vector, sums.data, sums.start + c, 0), sums.data, sums.start + c, 0)
-                if pool_height * pool_width == 1:
+                total = total + g
+                if not pools:
                     tile_store(g, grad_z.data, position_of(grad_z, h, w, c), 0)
                 else:
-                    code = row_load(codes, position + codes_gap, g)
-                    for k in range(pool_height * pool_width):
-                        a, b = k // pool_width, k % pool_width
-                        gap = code - float(k)
-                        chosen = scalar.where_positive(0.25 - gap * gap, g, 0.0)
-                        place = position_of(grad_z, h * pool_height + a, w * pool_width + b, c)
-                        tile_store(chosen, grad_z.data, place, 0)
+                    gap = row_load(codes, position + codes_gap, g)
+                    for a in range(pool_height):
+                        for b in range(pool_width):
+                            chosen = scalar.where_positive(0.25 - gap * gap, g, 0.0)
+                            place = position_of(grad_z, h * pool_height + a, w * pool_width + b, c)
+                            tile_store(chosen, grad_z.data, place, 0)
+                            gap = gap - 1.0
+        tile_store(total, sums.data, sums.start + c, 0)
     clear_rest(grad_z, layer)
 
 
