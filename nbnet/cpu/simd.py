@@ -5,7 +5,6 @@ Kernels are short loops on tiles:
 
     tile_zeros, tile_load, tile_store, tile_rank1     make, read, write, add an outer product
     row_load                                          read a vector and convert it
-    prefetch                                          ask for memory early
     + - * /, fma, maximum, where_positive, ...        elementwise; a float on one side is spread over the tile
     lanes_below, tile_sum, tile_max, tile_transpose   across lanes
 
@@ -268,21 +267,6 @@ def tile_store(typingctx, tile, array, start, stride):
         return context.get_dummy_value()
 
     return types.void(tile, array, types.int64, types.int64), generate
-
-
-@intrinsic
-def prefetch(typingctx, array, position):
-    """Asks for the cache line of an element that will be read and written soon; may lie outside the array."""
-
-    def generate(context, builder, sig, args):
-        pointer = builder.gep(_data(context, builder, sig.args[0], args[0]).data, [args[1]])
-        pointer = builder.bitcast(pointer, ir.IntType(8).as_pointer())
-        kind = ir.FunctionType(ir.VoidType(), [pointer.type, I32, I32, I32])
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        builder.call(function, [pointer, I32(0), I32(3), I32(1)])
-        return context.get_dummy_value()
-
-    return types.void(array, types.int64), generate
 
 
 @intrinsic

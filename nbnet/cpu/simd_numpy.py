@@ -14,7 +14,6 @@ from .simd import VECTOR_BYTES
 __all__ = [
     "lanes",
     "lanes_below",
-    "prefetch",
     "row_load",
     "shape",
     "square_shape",
@@ -76,10 +75,6 @@ def tile_load(shape, array, start, stride):
 def row_load(array, start, like):
     flat = _flat(array)
     return flat[_row_slice(flat, start, lanes(like))].astype(like.dtype)[None]
-
-
-def prefetch(array, position):
-    pass
 
 
 def tile_store(tile, array, start, stride):
