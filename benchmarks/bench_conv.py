@@ -1,6 +1,6 @@
-"""Convolutional networks beside PyTorch: whole steps, and each layer's forward pass and gradients.
+"""Convolutional networks beside PyTorch: whole steps of training and prediction.
 
-    python -m benchmarks.bench_conv [steps | layers] [threads]
+    python -m benchmarks.bench_conv [threads]
 
 Both sides take turns in one process; each figure is the best of several repetitions. PyTorch runs in the better of its
 two memory layouts, with its fused Adam.

@@ -133,7 +133,7 @@ def test_the_default_weights_are_those_of_tfidf():
         ({"analyzer": str.split, "min_df": 3, "max_features": 3}, {"good", "bad", "film"}),
         ({"analyzer": "char", "ngram_range": (1, 1), "max_features": 2}, {" ", "o"}),
     ],
-    ids=str,
+    ids=["everything", "cased", "min_df", "stop_words", "token_pattern", "callable", "char"],
 )
 def test_vocabulary(changes, words):
     if "max_features" in changes:
