@@ -314,6 +314,17 @@ def test_too_high_a_rate_is_reported():
 # ---------------------------------------------------------------- parameters and features
 
 
+def test_resnet():
+    model = ConvClassifier.resnet(depth=14, width=4, max_iter=1)
+    blocks = [("residual", 4), ("residual", 4), ("residual", 8, 2), ("residual", 8), ("residual", 16, 2)]
+    assert model.conv_layers == (4, *blocks, ("residual", 16), "global_avg_pool")
+    assert (model.max_iter, model.batch_norm, model.solver) == (1, True, "adamw")
+    assert model.fit(X, Y).transform(X).shape == (60, 16)
+    for depth in (2, 9):
+        with pytest.raises(ValueError, match="depth must be 8, 14, 20 or another 6 n"):
+            ConvClassifier.resnet(depth)
+
+
 def test_views_of_the_parameters():
     model = tiny(conv_layers=(4, ("residual", 6, 2)), batch_norm=True).fit(X, Y)
     shapes = [(3, 3, 1, 4), (1, 1, 4, 6), (3, 3, 4, 6), (3, 3, 6, 6), (96, 8), (8, 10)]

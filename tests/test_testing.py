@@ -1,4 +1,4 @@
-"""`check_text_estimator` passes what is right and finds what is wrong."""
+"""`check_text_estimator` and `check_image_estimator` pass what is right and find what is wrong."""
 
 import numpy as np
 import pytest
@@ -6,8 +6,9 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
-from nbnet import TextEmbeddingClassifier
-from nbnet.testing import CHECKS, _fresh, check_text_estimator
+from nbnet import ConvClassifier, ImagePreprocessor, TextEmbeddingClassifier
+from nbnet.testing import check_image_estimator, check_text_estimator, images, texts
+from nbnet.testing.checks import fresh
 
 OURS = TextEmbeddingClassifier(8, max_iter=8)
 CONFIGURATIONS = [
@@ -19,10 +20,53 @@ CONFIGURATIONS = [
 
 
 @pytest.mark.slow_without_jit
-@pytest.mark.parametrize("check", CHECKS)
+@pytest.mark.parametrize("check", texts.TEXT_CHECKS)
 @pytest.mark.parametrize("number", range(len(CONFIGURATIONS)))
 def test_ours(number, check):
-    check(_fresh(CONFIGURATIONS[number]))
+    check(fresh(CONFIGURATIONS[number]), texts.SAMPLES)
+
+
+IMAGES = [
+    ConvClassifier((4,), (8,), max_iter=20, learning_rate_init=0.01),
+    ConvClassifier(
+        (4, ("residual", 6, 2), "global_avg_pool"), (), batch_norm=True, max_iter=20, learning_rate_init=0.02
+    ),
+    make_pipeline(ImagePreprocessor(size=6), ConvClassifier((4,), (8,), max_iter=20, learning_rate_init=0.01)),
+]
+
+
+@pytest.mark.slow_without_jit
+@pytest.mark.parametrize("check", images.IMAGE_CHECKS)
+@pytest.mark.parametrize("number", range(len(IMAGES)))
+def test_ours_for_images(number, check):
+    check(fresh(IMAGES[number]), images.SAMPLES)
+
+
+class ReadsTransposed(ConvClassifier):
+    """Mistakes an array in columns for one in rows."""
+
+    __init__ = ConvClassifier.__init__
+
+    def fit(self, X, y, **options):
+        return super().fit(X.transpose(0, 2, 1) if np.isfortran(X) else X, y, **options)
+
+
+class TakesEverything(ConvClassifier):
+    """Reads what is not there as zero."""
+
+    __init__ = ConvClassifier.__init__
+
+    def fit(self, X, y, **options):
+        return super().fit(np.nan_to_num(np.asarray(X, float)), y, **options)
+
+
+@pytest.mark.slow_without_jit
+@pytest.mark.parametrize(
+    ("broken", "check"), [(ReadsTransposed, "check_containers: "), (TakesEverything, "check_invalid_input: ")]
+)
+def test_what_is_wrong_with_images_is_found(broken, check):
+    with pytest.raises(AssertionError, match=f"^{check}"):
+        check_image_estimator(broken((4,), (8,), max_iter=20, learning_rate_init=0.01))
 
 
 @pytest.mark.slow_without_jit

@@ -18,6 +18,7 @@ from .base import BaseNetwork
 from .classes import CLASS_WEIGHT, ClassesMixin
 from .conv_run import ImageRun, as_images, build_network, starting_params
 from .image_input import validate_images
+from .presets import RESNET, resnet_layers
 from .validation import check_range
 
 
@@ -244,6 +245,26 @@ class ConvClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClassesM
         "conv_algorithm": [StrOptions({"auto", *(member.name.lower() for member in ConvAlgorithm)})],
         "class_weight": CLASS_WEIGHT,
     }
+
+    @classmethod
+    def resnet(cls, depth=8, width=16, **overrides) -> Self:
+        """Residual network for small images, with settings that train it well: adamw, one cycle, batch norm.
+
+        Parameters
+        ----------
+        depth : int, default=8
+            Layers with weights: 8, 14, 20 or another 6 n + 2.
+        width : int, default=16
+            Channels of the first stage; the second has twice, the third four times as many.
+        **overrides
+            Parameters of the estimator to set otherwise, or in addition, such as `augment`.
+
+        Returns
+        -------
+        estimator : ConvClassifier
+            An ordinary, unfitted estimator; `get_params` shows every setting.
+        """
+        return cls(**{"conv_layers": resnet_layers(depth, width), **RESNET, **overrides})
 
     def __init__(
         self,
