@@ -6,7 +6,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
-from nbnet import ConvClassifier, ImagePreprocessor, TextEmbeddingClassifier
+from nbnet import ConvClassifier, TextEmbeddingClassifier
 from nbnet.testing import check_image_estimator, check_text_estimator, images, texts
 from nbnet.testing.checks import fresh
 
@@ -31,7 +31,6 @@ IMAGES = [
     ConvClassifier(
         (4, ("residual", 6, 2), "global_avg_pool"), (), batch_norm=True, max_iter=20, learning_rate_init=0.02
     ),
-    make_pipeline(ImagePreprocessor(size=6), ConvClassifier((4,), (8,), max_iter=20, learning_rate_init=0.01)),
 ]
 
 

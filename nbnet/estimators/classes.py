@@ -40,7 +40,8 @@ class ClassesMixin(ClassifierMixin):
         # classes_ are learned by fit and by the first partial_fit; every other call must fit to them
         if "classes_" not in vars(self) or not (self.warm_start or incremental):
             self._label_binarizer = LabelBinarizer().fit(y)
-            self.classes_ = self._label_binarizer.classes_
+            # the binarizer makes strings of objects
+            self.classes_ = np.unique(y) if y.ndim == 1 else self._label_binarizer.classes_
         else:
             classes = unique_labels(y)
             if self.warm_start:
