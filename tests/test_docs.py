@@ -18,7 +18,8 @@ WITH_EXAMPLES = [
     "nbnet.estimators.mlp",
     "nbnet.estimators.text",
     "nbnet.images.preprocessor",
-    "nbnet.testing",
+    "nbnet.testing.images",
+    "nbnet.testing.texts",
 ]
 
 

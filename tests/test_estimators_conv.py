@@ -315,7 +315,7 @@ def test_too_high_a_rate_is_reported():
 
 
 def test_resnet():
-    model = ConvClassifier.resnet(depth=14, width=4, max_iter=1)
+    model = ConvClassifier.resnet(depth=14, width=4, max_iter=1, batch_size=30)
     blocks = [("residual", 4), ("residual", 4), ("residual", 8, 2), ("residual", 8), ("residual", 16, 2)]
     assert model.conv_layers == (4, *blocks, ("residual", 16), "global_avg_pool")
     assert (model.max_iter, model.batch_norm, model.solver) == (1, True, "adamw")
