@@ -28,6 +28,7 @@ TOKENS_ASKED = {False: 12e6, True: 20e6}  # a second and core: words; characters
 MEMORY_LIMIT = 1.5  # times ids, rows and the solver's state
 
 SPEED_SETS = {"ag_news_21k": 13, "banking77": 20}  # set: how often repeated; 10 million and 2.7 million tokens
+TOKENIZE_SETS = ("ag_news_21k", "banking77", "waimai_10k", "thucnews_titles_20k", "poetry_genre_zh")
 QUIET = 0.03  # share of a core that other programs may take while something is timed
 N_TRIES = 4
 
@@ -117,15 +118,11 @@ def beside_fasttext(task: str, case: TextCase, cores: list[int], fasttexts: dict
     return requests
 
 
-def speed_cases(files: text_data.Files, n_grams=(1, 2)):
+def speed_cases(files: text_data.Files):
     """(title, case) of each set that is there, with unigrams and bigrams."""
-    for name, n_times in SPEED_SETS.items():
-        try:
-            paths = files.repeated(name, n_times)
-        except FileNotFoundError as error:
-            progress(f"{name}: skipped, {error.filename} is not there")
-            continue
-        for n in n_grams:
+    for name, paths in files.each(SPEED_SETS, lambda name: files.repeated(name, SPEED_SETS[name])):
+        n_times = SPEED_SETS[name]
+        for n in (1, 2):
             yield f"{name} x {n_times}, {'unigrams' if n == 1 else 'bigrams'}", TextCase(**paths, n_grams=n)
 
 
@@ -199,12 +196,8 @@ def one_text_limit(child: Child | None) -> dict:
 def tokenize_rows(options: Options, files: text_data.Files) -> list[dict]:
     """Words or characters a second, encoding included: looking tokens up, and learning them."""
     rows = []
-    for name in ("ag_news_21k", "banking77", "waimai_10k", "thucnews_titles_20k", "poetry_genre_zh"):
-        try:
-            case = TextCase(**files.raw(name))
-        except FileNotFoundError as error:
-            progress(f"{name}: skipped, {error.filename} is not there")
-            continue
+    for name, paths in files.each(TOKENIZE_SETS, files.raw):
+        case = TextCase(**paths)
         chinese = text_data.SETS[name].chinese
         for method in ("transform", "fit_transform"):
             progress(f"tokenize {name}, {method}:")
@@ -299,7 +292,7 @@ def as_table(result: dict, markdown: bool = False) -> str:
 
 
 PARTS = {  # of the file's part on text, and what tells one line from another
-    "speed": lambda line: line["group"],
+    "speed": lambda line: (line["case"], line["who"]),
     "parity": lambda line: (line["set"], line["n_grams"]),
     "defaults": lambda line: line["set"],
 }
@@ -321,7 +314,7 @@ def main() -> None:
     kinds = dict(metavar="NAME,...", nargs="?")
     parser.add_argument("--speed", const=",".join(SPEED_GROUPS), help="all, or some of: %(const)s", **kinds)
     parser.add_argument("--quality", const="parity,defaults", help="both, or one of: %(const)s", **kinds)
-    parser.add_argument("--sets", help="sets of the quality tables, by commas")
+    parser.add_argument("--sets", help="only these sets, by commas")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--fasttext", metavar="PYTHON", nargs="+", default=[sys.executable], help="who has fastText")
@@ -344,17 +337,15 @@ def measure(arguments: argparse.Namespace) -> dict:
     fasttexts = fasttext_names(arguments.fasttext)
     result = {"machine": machine(), "versions": dict(VERSIONS), "speed": [], "parity": [], "defaults": []}
     quality = arguments.quality.split(",") if arguments.quality else []
-    names = arguments.sets.split(",") if arguments.sets else None
     with tempfile.TemporaryDirectory() as folder:
-        files = text_data.Files(folder)
+        files = text_data.Files(folder, arguments.sets.split(",") if arguments.sets else None)
         if arguments.speed:
             result["speed"] = measure_speed(options, files, fasttexts, arguments.speed.split(","))
         if "parity" in quality:
-            python, sets = next(iter(fasttexts.values())), names or text_quality.PARITY_SETS
-            result["parity"] = text_quality.parity_scores(files, options.one_core, python, arguments.seeds, sets)
+            python = next(iter(fasttexts.values()))
+            result["parity"] = text_quality.parity_scores(files, options.one_core, python, arguments.seeds)
         if "defaults" in quality:
-            sets = names or text_quality.DEFAULT_SETS
-            result["defaults"] = text_quality.default_scores(files, options.one_core, arguments.seeds, sets)
+            result["defaults"] = text_quality.default_scores(files, options.one_core, arguments.seeds)
     return result
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import itertools
 import re
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -123,10 +124,19 @@ def read(path: Path) -> tuple[list[str], list[tuple[str, ...]]]:
 
 
 class Files:
-    """Training and test files of each set, as fastText reads them, in a folder."""
+    """Training and test files of each set, as fastText reads them, in a folder; `only` these sets if some are named."""
 
-    def __init__(self, folder: str):
-        self.folder = Path(folder)
+    def __init__(self, folder: str, only: list[str] | None = None):
+        self.folder, self.only = Path(folder), only
+
+    def each(self, names, write_set):
+        """(name, what `write_set` gives for it) of the sets that are asked for and there."""
+        for name in names:
+            if self.only is None or name in self.only:
+                try:
+                    yield name, write_set(name)
+                except FileNotFoundError as error:
+                    print(f"{name}: skipped, {error.filename} is not there", file=sys.stderr)
 
     def _write(self, name: str, texts: Texts, cut, seed: int = 0) -> dict[str, str]:
         paths = {part: self.folder / f"{name}.{seed}.{part}" for part in ("train", "test")}

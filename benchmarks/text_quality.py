@@ -16,15 +16,6 @@ RATES = {COOKING: 1.0}  # else 0.5
 WORD = r"(?u)\b\w+\b"  # words of one letter, too
 
 
-def there(names: list[str], write):
-    """(name, what `write` wrote of it) of the sets that are there."""
-    for name in names:
-        try:
-            yield name, write(name)
-        except FileNotFoundError as error:
-            progress(f"{name}: skipped, {error.filename} is not there")
-
-
 def run_once(task: str, peer: str, cores: list[int], **more) -> dict:
     """What one child measures; {"error": ...} if it cannot."""
     request = dict(task=task, peer=peer, cores=cores, n_cores=len(cores), **more)
@@ -33,10 +24,10 @@ def run_once(task: str, peer: str, cores: list[int], **more) -> dict:
     return child.samples[0] if child.samples else {"error": child.error}
 
 
-def parity_scores(files: Files, cores: list[int], python: str, n_seeds: int, names: list[str]) -> list[dict]:
+def parity_scores(files: Files, cores: list[int], python: str, n_seeds: int) -> list[dict]:
     """One dictionary a set and n-gram range: the scores of both sides over the seeds; `python` has fastText."""
     lines = []
-    for name, paths in there(names, lambda name: [files.tutorial(name, seed) for seed in range(n_seeds)]):
+    for name, paths in files.each(PARITY_SETS, lambda name: [files.tutorial(name, seed) for seed in range(n_seeds)]):
         for n_grams in (1, 2):
             progress(f"{name}, {n_grams}-grams:")
             base = TextCase("", "", n_grams, EPOCHS, RATES.get(name, 0.5), nbnet="sgd, split at blanks")
@@ -48,10 +39,10 @@ def parity_scores(files: Files, cores: list[int], python: str, n_seeds: int, nam
     return lines
 
 
-def default_scores(files: Files, cores: list[int], n_seeds: int, names: list[str]) -> list[dict]:
+def default_scores(files: Files, cores: list[int], n_seeds: int) -> list[dict]:
     """One dictionary a set: nbnet's scores over the seeds, LinearSVC's."""
     lines = []
-    for name, paths in there(names, files.raw):
+    for name, paths in files.each(DEFAULT_SETS, files.raw):
         progress(f"{name}:")
         about, base = (SETS | EXTRA_SETS)[name], TextCase(**paths, nbnet="defaults")
         vectorizer = {"analyzer": "char"} if about.chinese else {"token_pattern": r"\S+" if about.split else WORD}
