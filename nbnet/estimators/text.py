@@ -72,11 +72,11 @@ class TextEmbeddingClassifier(
     pooling : {"mean", "sum", "sqrtn", "max", "attention"}, default="sqrtn"
         How the vectors of a text become one. "mean" is the weighted mean, "sqrtn" the weighted sum by the root of the
         sum of squared weights, "max" the largest number in each column, "attention" a mean whose weights come from a
-        learned query.
+        learned query. Vectors of "mean" and "attention" are shorter: a `learning_rate_init` of up to 0.2 suits them.
 
     analyzer : {"word", "char", "char_wb"} or callable, default="word"
-        What a token is. "word": words and numbers, each Chinese and Japanese character by itself, and marks that carry
-        meaning (``!``, ``?``, emoticons, emoji). The others as in `sklearn.feature_extraction.text.CountVectorizer`, a
+        What a token is. "word": words and numbers, each Chinese and Japanese character by itself, and each punctuation
+        mark, emoticon and emoji. The others as in `sklearn.feature_extraction.text.CountVectorizer`, a
         callable from a text to its tokens among them; "char" and "char_wb" make the n-grams of `ngram_range`.
 
     lowercase, strip_accents, stop_words, token_pattern
