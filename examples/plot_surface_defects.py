@@ -3,8 +3,8 @@ Defects on surfaces: more images from the ones there are
 ========================================================
 
 A camera over a belt sees brushed metal: fine, scratched, stained, or cracked along an edge. Images with a defect are
-few, and defects lie anywhere, in any direction. Random flips, shifts and rotations show the network what does not
-matter. The images are drawn here, 32 x 32 pixels each.
+few, and defects lie anywhere, in any direction. Random flips and shifts show the network what does not matter. The
+images are drawn here, 32 x 32 pixels each.
 """
 
 # %%
@@ -40,7 +40,7 @@ def draw(n, seed):
     return np.stack([surface(kind, rng) for kind in y]), y
 
 
-X, y = draw(240, seed=0)
+X, y = draw(120, seed=0)
 X_test, y_test = draw(800, seed=1)
 
 _, axes = plt.subplots(2, 8, figsize=(10, 2.8), layout="constrained")
@@ -50,22 +50,21 @@ for ax, image, kind in zip(axes.T.ravel(), X, y, strict=False):
     ax.set_axis_off()
 
 # %%
-# The same network twice. ``uint8`` images go in as they are; mean and deviation are learned. A fit that may turn each
-# image around needs more epochs, and gets them for both.
+# The same network twice. ``uint8`` images go in as they are; mean and deviation are learned. Images that change need
+# more epochs, and both get them; ``n_iter_no_change`` keeps the rate's cycle from ending early.
 
-settings = {"hidden_layer_sizes": (64,), "max_iter": 60, "batch_size": 32, "random_state": 0}
-settings |= {"learning_rate": "one_cycle", "learning_rate_init": 0.005}
+settings = {"hidden_layer_sizes": (64,), "max_iter": 150, "n_iter_no_change": np.inf, "batch_size": 16}
+settings |= {"learning_rate": "one_cycle", "learning_rate_init": 0.005, "random_state": 0}
 layers = (16, "max_pool", 32, "max_pool", 64, "global_avg_pool")
 plain = ConvClassifier(layers, **settings)
-varied = ConvClassifier(
-    layers, augment={"horizontal_flip": 0.5, "vertical_flip": 0.5, "shift": 3, "rotation": 20}, **settings
-)
+varied = ConvClassifier(layers, augment={"horizontal_flip": 0.5, "vertical_flip": 0.5, "shift": 3}, **settings)
 for model in (plain, varied):
     model.fit(X, y, X_val=X_test, y_val=y_test)
-print(f"240 images: {plain.score(X_test, y_test):.3f}; changed at random: {varied.score(X_test, y_test):.3f}")
+print(f"120 images: {plain.score(X_test, y_test):.3f}; changed at random: {varied.score(X_test, y_test):.3f}")
 
 # %%
-# Without changes the training loss falls to nothing while the validation loss rises: the images are known by heart.
+# Both training losses fall to nothing. Without changes the validation loss stays high: the network knows its 120 images
+# by heart, and some of what it knows is true of them only.
 
 _, axes = plt.subplots(1, 2, figsize=(9, 3), layout="constrained", sharey=True)
 for ax, model, title in zip(axes, (plain, varied), ("plain", "changed at random"), strict=True):
