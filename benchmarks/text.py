@@ -30,7 +30,7 @@ MEMORY_LIMIT = 1.5  # times ids, rows and the solver's state
 SPEED_SETS = {"ag_news_21k": 13, "banking77": 20}  # set: how often repeated; 10 million and 2.7 million tokens
 TOKENIZE_SETS = ("ag_news_21k", "banking77", "waimai_10k", "thucnews_titles_20k", "poetry_genre_zh")
 QUIET = 0.03  # share of a core that other programs may take while something is timed
-N_TRIES = 4
+N_TRIES = 2
 
 
 # ---------------------------------------------------------------- timing
