@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 EPOCHS = 60
+IMAGE_EPOCHS = 15
 REPEAT_BELOW = 1.0  # seconds: quicker fits are timed three times, and the best counts
 DEMO_COLUMNS = ("data set", "rows", "estimator", "test score", "fit", "sklearn score", "sklearn fit", "ratio")
 DEMO_WIDTHS = (20, 6, 23, 18, 9, 13, 11, 6)
@@ -35,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the process's exit code."""
     parser = argparse.ArgumentParser(prog="python -m nbnet", description="Neural networks for scikit-learn users.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
-    commands.add_parser("demo", help="train on real tables and texts beside scikit-learn and print one table")
+    commands.add_parser("demo", help="train on real tables, texts and images beside scikit-learn and print one table")
     commands.add_parser("warm-up", help="compile everything once, so that no later fit has to (for container images)")
     commands.add_parser("info", help="print versions, vector width, cache folder and devices")
     command = parser.parse_args(arguments).command
@@ -54,6 +55,7 @@ def demo() -> None:
     _report_compilation(_compile_for_demo)
     print(f"\nTables: one hidden layer of 100, {EPOCHS} epochs, float32, else defaults; scikit-learn the same.")
     print("Texts: defaults, beside TF-IDF of words and pairs of them (of characters for Chinese) and LinearSVC.")
+    print(f"Images: two convolutions, {IMAGE_EPOCHS} epochs, beside scikit-learn's MLP on the pixels, {EPOCHS} epochs.")
     print("Every fifth row is for the test.\n")
     print(_table_line(DEMO_COLUMNS))
     print(_table_line(["-" * width for width in DEMO_WIDTHS]))
@@ -78,6 +80,7 @@ def _demo_tasks() -> list[Task]:
         Task("ai4i2020", datasets.load_ai4i2020, "roc_auc", _networks),
         Task("student performance", datasets.load_student_performance, "roc_auc", _networks),
         Task("digits", load_digits, "accuracy", _networks),
+        Task("digits as images", load_digits, "accuracy", _image_models),
         Task("sms spam", datasets.load_sms_spam, "accuracy", _text_models),
         Task("chinese verse", datasets.load_poetry_genre_zh, "accuracy", partial(_text_models, analyzer="char")),
     ]
@@ -90,6 +93,14 @@ def _networks():
 
     settings = {"max_iter": EPOCHS, "n_iter_no_change": EPOCHS, "random_state": 0}
     return MLPClassifier(**settings), SklearnClassifier(**settings)
+
+
+def _image_models():
+    from . import ConvClassifier
+
+    settings = {"learning_rate": "one_cycle", "learning_rate_init": 0.01, "batch_size": 32, "random_state": 0}
+    ours = ConvClassifier((32, "max_pool", 32), image_shape=(8, 8), max_iter=IMAGE_EPOCHS, **settings)
+    return ours, _networks()[1]
 
 
 def _text_models(analyzer: str = "word"):
@@ -190,15 +201,16 @@ def _status(text: str) -> Iterator[None]:
 
 
 def warm_up() -> None:
-    """Compile every signature that a fit or a prediction can ask for: both dtypes, dense and sparse input, texts."""
+    """Compile every signature that a fit or a prediction can ask for: both dtypes, tables, texts, images."""
     _report_compilation(_compile_everything)
 
 
 def _compile_for_demo() -> None:
-    from . import MLPClassifier, TextEmbeddingClassifier
+    from . import ConvClassifier, MLPClassifier, TextEmbeddingClassifier
 
     X, y = _small_problem(np.float32)
     _fit(MLPClassifier((4,), max_iter=1), X, y).predict(X)
+    _fit(ConvClassifier((4,), image_shape=(1, 3), max_iter=1), X, y).predict(X)
     texts, labels = _small_texts()
     _fit(TextEmbeddingClassifier(4, max_iter=1), texts, labels).predict(texts)
 
@@ -216,6 +228,9 @@ def _compile_everything() -> None:
                 _compile_for_input(rows, y)
         with _status(f"{np.dtype(dtype).name}, texts"):
             _compile_for_texts(np.dtype(dtype).name)
+    for kind in (np.uint8, np.float32, np.float64):
+        with _status(f"images of {np.dtype(kind).name}"):
+            _compile_for_images(kind)
 
 
 def _compile_for_input(X, y: np.ndarray) -> None:
@@ -237,6 +252,16 @@ def _compile_for_texts(dtype: str) -> None:
             model = TextEmbeddingClassifier(4, hidden, solver=solver, max_iter=1, dtype=dtype, **changes)
             _fit(model, texts, labels, X_val=texts, y_val=labels).predict(texts)
             model.partial_fit([*texts, "another"], [*labels, 0]).transform(texts)
+
+
+def _compile_for_images(kind) -> None:
+    from . import ConvClassifier
+
+    X, y = _small_problem(np.float32)
+    images = np.clip(100 + 50 * X, 0, 255).astype(kind).reshape(len(X), 1, 3)
+    for augment in (None, {"rotation": 1.0}):
+        model = ConvClassifier((4,), (4,), augment=augment, max_iter=1)
+        _fit(model, images, y, X_val=images, y_val=y).transform(images)
 
 
 def _small_texts() -> tuple[list[str], list[int]]:

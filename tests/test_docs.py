@@ -15,6 +15,8 @@ PAGES = [path.name for path in sorted((ROOT / "docs").glob("*.rst")) if ">>>" in
 WITH_EXAMPLES = [
     "nbnet.datasets.tables",
     "nbnet.datasets.texts",
+    "nbnet.estimators.clips",
+    "nbnet.estimators.conv",
     "nbnet.estimators.mlp",
     "nbnet.estimators.text",
     "nbnet.images.preprocessor",

@@ -7,11 +7,12 @@ import joblib
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from sklearn import config_context
 from sklearn.base import clone
 from sklearn.datasets import load_digits
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.utils.estimator_checks import check_estimator
 
 from nbnet import Augmentation, ConvClassifier, ImagePreprocessor
@@ -357,6 +358,15 @@ def test_in_a_pipeline_and_a_grid():
     search = GridSearchCV(pipeline, {"convclassifier__conv_layers": [(3,), (3, "max_pool")]}, cv=2, n_jobs=2)
     assert search.fit(X, Y).predict(X).shape == (60,)
     assert len(search.best_estimator_[-1].coefs_) == 3
+
+
+def test_validation_images_go_through_the_pipeline():
+    with config_context(enable_metadata_routing=True):
+        last = tiny(early_stopping=True).set_fit_request(X_val=True, y_val=True)
+        pipeline = Pipeline([("size", ImagePreprocessor(size=6)), ("net", last)], transform_input=["X_val"])
+        pipeline.fit(X, Y, X_val=X[:20], y_val=Y[:20])
+    assert pipeline[-1].image_shape_ == (6, 6, 1)
+    assert pipeline.score(X[:20], Y[:20]) == pipeline[-1].best_validation_score_
 
 
 def test_verbose(capsys):

@@ -36,6 +36,7 @@ def test_demo_prints_one_row_a_data_set(monkeypatch, capsys):
         tasks = [command_line.Task("tiny", _tiny_bunch, "accuracy", command_line._networks)]
         monkeypatch.setattr(command_line, "_demo_tasks", lambda: tasks)
     monkeypatch.setattr(command_line, "EPOCHS", 2)
+    monkeypatch.setattr(command_line, "IMAGE_EPOCHS", 2)
     assert command_line.main(["demo"]) == 0
     printed = capsys.readouterr().out
     for task in command_line._demo_tasks():
