@@ -17,8 +17,10 @@ that can be written. Where none can, kernels are compiled anew in each process a
 
 from __future__ import annotations
 
+import copy
 import functools
 import hashlib
+import importlib
 import os
 import sys
 import tempfile
@@ -29,6 +31,9 @@ from pathlib import Path
 import llvmlite
 import numba
 from numba.core import caching, config
+from numba.core.compiler_lock import global_compiler_lock
+from numba.core.sigutils import normalize_signature
+from numba.core.types import unliteral
 from numba.extending import register_jitable
 
 JIT_DISABLED = bool(config.DISABLE_JIT)
@@ -51,9 +56,48 @@ def cpu_inline(function: Callable) -> Callable:
 
 def _compile(function: Callable, **options) -> Callable:
     dispatcher = numba.njit(nogil=True, error_model="numpy", no_cfunc_wrapper=True, _nrt=False, **options)(function)
-    if not JIT_DISABLED and cache_directory() is not None:
-        dispatcher._cache = _KernelCache(dispatcher.py_func)
+    if not JIT_DISABLED:
+        dispatcher.compile = functools.partial(_compile_apart, dispatcher, dispatcher.compile)
+        if cache_directory() is not None:
+            dispatcher._cache = _KernelCache(dispatcher.py_func)
     return dispatcher
+
+
+# ---------------------------------------------------------------- kernels are optimized once and called by address
+
+# Left to itself, Numba copies a callee's code into its caller and optimizes it once more, at each level of a call tree,
+# and compiles a kernel again for each literal among its arguments.
+
+_under_way: list[list] = []  # for each compilation under way, the innermost last: kernels that it calls, and with what
+
+
+def _compile_apart(dispatcher, compile_with_callees: Callable, signature):
+    """`dispatcher.compile`, whose callers are linked to the one compiled kernel."""
+    with global_compiler_lock:
+        arguments = tuple(unliteral(of) for of in normalize_signature(signature)[0])
+        kernel = dispatcher.py_func.__module__, dispatcher.py_func.__name__, arguments
+        if _under_way and kernel not in _under_way[-1]:
+            _under_way[-1].append(kernel)
+        if arguments in dispatcher.overloads:
+            return dispatcher.overloads[arguments].entry_point
+        _under_way.append([])
+        try:
+            entry_point = compile_with_callees(arguments)
+        finally:
+            _under_way.pop()
+        compiled = dispatcher.overloads[arguments]
+        linked = copy.copy(compiled.fndesc)
+        linked.mangled_name = _symbol(*kernel)
+        address = compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name)
+        llvmlite.binding.add_symbol(linked.mangled_name, address)
+        dispatcher.targetctx.remove_user_function(entry_point)
+        dispatcher.targetctx.insert_user_function(entry_point, linked)
+        return entry_point
+
+
+def _symbol(module: str, name: str, arguments: tuple) -> str:
+    """The kernel's name in other kernels' code, the same in all processes."""
+    return "nbnet_" + hashlib.sha256(repr((module, name, arguments, _code_version())).encode()).hexdigest()[:32]
 
 
 # ---------------------------------------------------------------- where compiled code is kept
@@ -141,6 +185,17 @@ class _FolderLocator:
 
 class _FolderCacheImpl(caching.CompileResultCacheImpl):
     _locator_classes = (_FolderLocator,)
+
+    def reduce(self, compiled):
+        """The code, and the kernels whose symbols it holds."""
+        return _under_way[-1], super().reduce(compiled)
+
+    def rebuild(self, target_context, payload):
+        """Callees first: their symbols must be known."""
+        callees, code = payload
+        for module, name, arguments in callees:
+            getattr(importlib.import_module(module), name).compile(arguments)
+        return super().rebuild(target_context, code)
 
 
 class _FolderCacheFile(caching.IndexDataCacheFile):

@@ -135,6 +135,41 @@ def test_two_processes_at_once_and_a_damaged_cache(tmp_path):
         assert run(FIT, NBNET_CACHE_DIR=str(tmp_path)).stdout == "10\n"
 
 
+MODULE = """
+    from nbnet.jit import cpu_kernel
+
+    @cpu_kernel
+    def add(x, n):
+        x[0] += n
+
+    @cpu_kernel
+    def add_twice(x, n):
+        add(x, n)
+        add(x, 1)
+"""
+
+CALL = """
+    import numpy as np, module
+    x = np.zeros(1)
+    module.add_twice(x, 2)
+    print(x[0], len(module.add.overloads), sum(module.add_twice.stats.cache_hits.values()))
+"""
+
+
+@needs_jit
+def test_a_kernel_is_compiled_once_and_linked(tmp_path):
+    """Not for a literal again, nor into its caller, whose code finds it in each process."""
+    (tmp_path / "module.py").write_text(textwrap.dedent(MODULE))
+    environment = dict(NBNET_CACHE_DIR=str(tmp_path), PYTHONPATH=str(tmp_path))
+    assert run(CALL, **environment).stdout.split() == ["3.0", "1", "0"]
+    sizes = {path.name: path.stat().st_size for path in tmp_path.rglob("*.nbc")}
+    assert run(CALL, **environment).stdout.split() == ["3.0", "1", "1"]
+    (callee,) = (path for path in tmp_path.rglob("*.nbc") if "add-" in path.name)
+    callee.unlink()
+    assert run(CALL, **environment).stdout.split() == ["3.0", "1", "1"]
+    assert {path.name for path in tmp_path.rglob("*.nbc")} == set(sizes)
+
+
 @needs_jit
 def test_a_full_disk_is_no_error(monkeypatch):
     def save(self, key, data):

@@ -10,7 +10,8 @@ from ..network import NONE, ConvAlgorithm, LayerKind, Loss, aligned_zeros, round
 from . import conv_walk, walk
 from .augment import AugmentRule
 from .conv2d import FILTER_ROWS, FILTER_VECTORS
-from .conv_walk import PLACES, SQUARES_BLOCK, Change, Images, Net, Update
+from .conv_net import PLACES, Change, Images, Net
+from .conv_walk import SQUARES_BLOCK, Update
 from .session import Session, as_rows, as_targets
 from .simd import TILE_ROWS, VECTOR_WIDTH
 from .walk import LossRecord, Model, Plan, Targets

@@ -449,7 +449,7 @@ def predict(model, rows, work, orders, loss, out, team):
         Overwritten.
     """
     control = flush_subnormals()
-    own, zero = worker_space(work, team.worker), np.int64(0)  # a literal 0 would be a type of its own
+    own = worker_space(work, team.worker)
     mode = Mode(work.none, np.uint64(0), np.uint64(0))
     last = model.layers[model.layers.size - 1]
     order = orders[team.worker]
@@ -458,8 +458,8 @@ def predict(model, rows, work, orders, loss, out, team):
         n = min(PREDICT_ROWS, end - start)
         for i in range(n):
             order[i] = start + i
-        read_inputs(model, rows, order, own, zero, n)
-        forward(model, rows, order, own, mode, zero, n)
+        read_inputs(model, rows, order, own, 0, n)
+        forward(model, rows, order, own, mode, 0, n)
         apply_inverse_link(output_of(last, own.outputs, own.capacity), loss, last["n_out"], out, start, n)
     restore_subnormals(control)
 
@@ -468,7 +468,7 @@ def predict(model, rows, work, orders, loss, out, team):
 def evaluate(model, data, work, orders, rule, record, team):
     """The loss of all rows without dropout, left in `record`; the workspace is as for `predict`."""
     control = flush_subnormals()
-    own, zero = worker_space(work, team.worker), np.int64(0)  # a literal 0 would be a type of its own
+    own = worker_space(work, team.worker)
     mode = Mode(work.none, np.uint64(0), np.uint64(0))
     order = orders[team.worker]
     first, end = share_of(data.rows.n_rows, TILE_ROWS, team)
@@ -476,8 +476,8 @@ def evaluate(model, data, work, orders, rule, record, team):
         n = min(PREDICT_ROWS, end - start)
         for i in range(n):
             order[i] = start + i
-        read_inputs(model, data.rows, order, own, zero, n)
-        forward(model, data.rows, order, own, mode, zero, n)
+        read_inputs(model, data.rows, order, own, 0, n)
+        forward(model, data.rows, order, own, mode, 0, n)
         of_block = record_of(record, work, start, start + n, team)
-        loss_of_rows(model, data.targets, Batch(order, 1.0), own, rule, of_block, zero, n)
+        loss_of_rows(model, data.targets, Batch(order, 1.0), own, rule, of_block, 0, n)
     restore_subnormals(control)
