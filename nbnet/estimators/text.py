@@ -31,7 +31,6 @@ from .callbacks import CallbackHooks, CallbackSupportMixin, has_callbacks
 from .labels import (
     class_weights_of,
     encode_labels,
-    is_indicator,
     mean_of_labels,
     validate_labels,
 )
@@ -472,20 +471,20 @@ class TextEmbeddingClassifier(
     def _training_table(self, X, y, sample_weight, first_pass: bool, incremental: bool):
         """Validated documents, and the class weights learned from them."""
         texts = self._validate_texts(X)
-        y = validate_labels(y, "y", self)
-        check_consistent_length(texts, y)
+        targets = validate_labels(y, "y", self)
+        check_consistent_length(texts, targets.y)
         if first_pass:
-            self._multilabel = is_indicator(y)
-            self._sparse_labels = sp.issparse(y)
+            self._multilabel = targets.is_indicator
+            self._sparse_labels = sp.issparse(targets.y)
             if not incremental:  # the first partial_fit has them from its caller
-                self.classes_ = np.arange(y.shape[1]) if self._multilabel else np.unique(y)
-        elif not incremental and not is_indicator(y) and set(y) != set(self.classes_):
+                self.classes_ = np.arange(targets.y.shape[1]) if self._multilabel else targets.values
+        elif not incremental and not targets.is_indicator and set(targets.values) != set(self.classes_):
             raise ValueError(
                 "warm_start can only be used where `y` has the same classes as in the previous call to fit. Previously "
-                f"got {self.classes_}, `y` has {np.unique(y)}"
+                f"got {self.classes_}, `y` has {targets.values}"
             )
         weights = check_weights(sample_weight, texts)
-        labels = self._encode(y, "y")
+        labels = self._encode(targets, "y")
         class_weights = None
         if self.class_weight == "balanced" and incremental:
             raise ValueError(
@@ -514,12 +513,12 @@ class TextEmbeddingClassifier(
         array[:] = texts
         return array
 
-    def _encode(self, y, name: str):
-        if is_indicator(y) != self._multilabel:
+    def _encode(self, targets, name: str):
+        if targets.is_indicator != self._multilabel:
             kinds = ("an indicator matrix", "one label a document")
             fitted, given = kinds if self._multilabel else kinds[::-1]
             raise ValueError(f"The estimator was fitted with {fitted}, but `{name}` has {given}.")
-        return encode_labels(y, self.classes_, name)
+        return encode_labels(targets, self.classes_, name)
 
     def _table(self, texts, labels, weights, class_weights) -> Table:
         """Documents with their weights in the loss: a distribution has nothing to learn from one without labels."""
