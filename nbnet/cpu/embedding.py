@@ -26,7 +26,7 @@ from ..network import Pooling
 from ..random import Stream, philox
 from .dense import Matrix
 from .losses import LOWEST
-from .simd import lanes, shape, tile_load, tile_store, tile_sum, tile_zeros
+from .simd import lanes, prefetch, shape, tile_load, tile_store, tile_sum, tile_zeros
 from .tokens import Documents
 
 
@@ -114,6 +114,19 @@ def weigh_tokens(embedding, documents, order, weights):
             factor = 1.0 / total
             for q in range(first, k):
                 weights[q] *= factor
+
+
+@cpu_kernel
+def prefetch_documents(documents, order, start, n):
+    """Asks for the tokens of the n documents from position `start` of the order on, and for where those of the n
+    documents behind them begin; called for each batch in turn, no batch waits for memory."""
+    for i in range(start, min(start + n, order.size)):
+        first = documents.starts[order[i]]
+        prefetch(documents.ids, first)
+        if documents.counts.size > 0:
+            prefetch(documents.counts, first)
+    for i in range(start + n, min(start + 2 * n, order.size)):
+        prefetch(documents.starts, order[i])
 
 
 @cpu_inline

@@ -253,6 +253,20 @@ def row_load(typingctx, array, start, like):
 
 
 @intrinsic
+def prefetch(typingctx, array, position):
+    """Asks for the cache line of one element, which need not exist, and does not wait for it."""
+
+    def generate(context, builder, sig, args):
+        struct = _data(context, builder, sig.args[0], args[0])
+        pointer = builder.bitcast(builder.gep(struct.data, [args[1]]), ir.IntType(8).as_pointer())
+        how = (ir.IntType(32)(n) for n in (0, 3, 1))  # to read, into the first cache, data
+        _call(builder, "llvm.prefetch.p0", ir.VoidType(), pointer, *how)
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64), generate
+
+
+@intrinsic
 def tile_store(typingctx, tile, array, start, stride):
     """Writes a tile into `array` from position `start` on, rows `stride` elements apart."""
 

@@ -14,6 +14,7 @@ from .simd import VECTOR_BYTES
 __all__ = [
     "lanes",
     "lanes_below",
+    "prefetch",
     "row_load",
     "shape",
     "square_shape",
@@ -61,6 +62,10 @@ def _row_slice(array, start, width):
     if start < 0 or start + width > array.size:
         raise IndexError("tile beyond its array")
     return slice(start, start + width)
+
+
+def prefetch(array, position):
+    pass
 
 
 def tile_zeros(shape, array):
