@@ -132,7 +132,7 @@ def prefetch_documents(documents, order, start, n):
 @cpu_inline
 def chunk_vectors(n_left):
     """Vectors of a row that are summed together when `n_left` are left."""
-    return 7 if n_left >= 7 else 4 if n_left >= 4 else min(n_left, 2)
+    return 7 if n_left >= 7 else 3 if n_left == 6 or n_left == 3 else 4 if n_left >= 4 else 1
 
 
 # ---------------------------------------------------------------- forward
@@ -160,8 +160,8 @@ def sum_rows(embedding, documents, row, weights, k, columns, x):
             sum_columns(shape(1, 7), embedding, column, documents, p_range, weights, k, x.data, position)
         elif width == 4:
             sum_columns(shape(1, 4), embedding, column, documents, p_range, weights, k, x.data, position)
-        elif width == 2:
-            sum_columns(shape(1, 2), embedding, column, documents, p_range, weights, k, x.data, position)
+        elif width == 3:
+            sum_columns(shape(1, 3), embedding, column, documents, p_range, weights, k, x.data, position)
         else:
             sum_columns(shape(1, 1), embedding, column, documents, p_range, weights, k, x.data, position)
         column += width * lanes(x.data)

@@ -104,8 +104,8 @@ def add_to_rows(target, stride, ids, p_range, factors, k, columns, grad_x):
             add_columns(shape(1, 7), target, stride, column, ids, p_range, factors, k, grad_x, position)
         elif width == 4:
             add_columns(shape(1, 4), target, stride, column, ids, p_range, factors, k, grad_x, position)
-        elif width == 2:
-            add_columns(shape(1, 2), target, stride, column, ids, p_range, factors, k, grad_x, position)
+        elif width == 3:
+            add_columns(shape(1, 3), target, stride, column, ids, p_range, factors, k, grad_x, position)
         else:
             add_columns(shape(1, 1), target, stride, column, ids, p_range, factors, k, grad_x, position)
         column += width * lanes(target)
