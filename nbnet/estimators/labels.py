@@ -97,11 +97,15 @@ def validate_labels(y, name: str, estimator) -> Targets:
         )
     if isinstance(y, (list, tuple)) and any(isinstance(item, (list, tuple, set)) for item in y):
         check_classification_targets(y)  # says what to do with lists of labels, of which no array can be made
+    strings = isinstance(y, list) and set(map(type, y)) == {str}
+    if strings:
+        y = np.array(y, object)  # an array of type str has room for the longest label everywhere
     y = check_array(y, accept_sparse="csr", ensure_2d=False, dtype=None, input_name=name, estimator=estimator)
     if y.ndim == 2 and y.shape[1] == 1 and not sp.issparse(y):
         y = column_or_1d(y, warn=True)
     if y.ndim == 1:
         values, numbers = distinct(y)
+        values = values.astype(str) if strings else values
         # the distinct labels say what kind of target it is, unless there are so many that scikit-learn warns
         check_classification_targets(y if 2 * len(values) > len(y) else np.repeat(values, 3))
         return Targets(y, values, numbers)
