@@ -6,6 +6,7 @@ picked once, by `backend_for`.
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable
 from importlib import import_module
@@ -22,7 +23,6 @@ from .progress import EpochRecord, Progress
 from .schedules import SMALLEST_ADAPTIVE_RATE, LearningRate, ends_at_max_iter
 
 LARGE_WEIGHT = 1e3  # from this absolute value on, an epoch's predictions are checked for overflow
-DEVICES = ("cpu", "cuda")
 STOCHASTIC_SOLVERS = tuple(member.name.lower() for member in Optimizer)
 
 NON_FINITE_WEIGHTS = (
@@ -30,18 +30,51 @@ NON_FINITE_WEIGHTS = (
 )
 
 
-def backend_for(device: str, kind: str = "session") -> ModuleType:
+WITHOUT_TWIN = {"text_session": "texts", "conv_session": "images"}
+
+
+def backend_for(device: str, kind: str = "session", *, fitted: bool = False) -> ModuleType:
     """Module that computes on `device`: its "session" for tables, its "text_session" for documents.
+
+    Parameters
+    ----------
+    device : str
+        "cpu", "cuda" (the first GPU), "cuda:N" (GPU number N) or "auto" (the first GPU, else the CPU).
+    kind : str
+        Name of the module.
+    fitted : bool
+        Whether it is for a fitted model, which the CPU computes where there is no GPU.
 
     Raises
     ------
     ValueError
-        If `device` is "cuda", which is not built yet.
+        For a GPU, if `kind` is not built for it yet.
+    RuntimeError
+        If there is no such GPU, or something is missing to use it.
     """
-    if device == "cuda":
-        raise ValueError("device='cuda' is not built yet; use device='cpu'")
-    # here, not above: importing nbnet.trainer must not import kernels
-    return import_module(f".cpu.{kind}", __package__)
+    # imported here, not above: importing nbnet.trainer must not import kernels
+    if device != "cpu" and (why_not := why_not_on(device, kind)):
+        if device != "auto" and not fitted:
+            raise why_not
+        say_once(f"device={device!r} computes on the CPU: {why_not}")
+        device = "cpu"
+    return import_module(f".{'cpu' if device == 'cpu' else 'cuda'}.{kind}", __package__)
+
+
+def why_not_on(device: str, kind: str) -> Exception | None:
+    """What keeps `kind` from the GPU that `device` means, as an exception."""
+    if kind in WITHOUT_TWIN:
+        return ValueError(f"device={device!r} is not built for {WITHOUT_TWIN[kind]} yet; use device='cpu'")
+    from .cuda.device import number_of, why_no_cuda
+
+    reason = why_no_cuda(number_of(device))
+    return RuntimeError(f"device={device!r} cannot be used: {reason}.") if reason else None
+
+
+@functools.cache
+def say_once(message: str) -> None:
+    """Warn, once in a process."""
+    warnings.warn(message, UserWarning, stacklevel=4)
 
 
 class Settings(NamedTuple):

@@ -1,6 +1,7 @@
 """Dependencies point one way, and nothing beyond the declared packages is needed at run time."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ MAY_IMPORT = {
     "scalar": {"jit", "network"},
     "image_network": {"network", "random"},
     "cpu": {"image_network", "jit", "network", "random", "scalar"},
+    "cuda": {"cpu", "network", "random", "scalar"},
     "progress": set(),
     "schedules": {"network"},
     "characters": {"cpu"},
@@ -24,7 +26,7 @@ MAY_IMPORT = {
     "vocabulary": {"characters", "cpu", "texts"},
     "tokens": {"characters", "cpu", "texts", "vocabulary"},
     "lbfgs": {"network", "progress", "schedules", "trainer"},
-    "trainer": {"cpu", "network", "progress", "random", "schedules"},
+    "trainer": {"cpu", "cuda", "network", "progress", "random", "schedules"},
     "estimators": {
         "image_network",
         "images",
@@ -41,10 +43,16 @@ MAY_IMPORT = {
     "datasets": set(),
     "testing": set(),
     "__init__": set(),
-    "__main__": {"__init__", "cpu", "datasets", "estimators", "jit"},
+    "__main__": {"__init__", "cpu", "cuda", "datasets", "estimators", "jit"},
 }
 RUN_TIME = {"joblib", "llvmlite", "numba", "numpy", "scipy", "sklearn", "threadpoolctl"}
-OPTIONAL = {"datasets": {"pandas"}, "testing": {"pandas"}, "images": {"PIL"}, "plotting": {"matplotlib"}}
+OPTIONAL = {
+    "datasets": {"pandas"},
+    "testing": {"pandas"},
+    "images": {"PIL"},
+    "plotting": {"matplotlib"},
+    "cuda": {"cuda"},
+}
 MODULES = sorted(str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py"))
 
 
@@ -78,6 +86,29 @@ def test_imports_point_down(name):
     assert inside <= MAY_IMPORT[part]
     outside = {package for _, package in _imports(name) if package and package not in sys.stdlib_module_names}
     assert outside <= RUN_TIME | OPTIONAL.get(part, set())
+
+
+def test_numba_cuda_is_imported_in_one_place():
+    places = [
+        name
+        for name in MODULES
+        if re.search(
+            r"(import|from) numba\.cuda|from numba import .*cuda", (PACKAGE / name).read_text(encoding="utf-8")
+        )
+    ]
+    # intrinsics build LLVM instructions, which needs more of numba-cuda than kernels do
+    assert places == [str(Path("cuda", "intrinsics.py")), str(Path("cuda", "jit.py"))]
+
+
+def test_fitting_on_the_cpu_imports_no_numba_cuda():
+    script = """
+import sys, numpy, nbnet
+X = numpy.eye(4, dtype="float32")
+nbnet.MLPClassifier((2,), solver="lbfgs", max_iter=2000).fit(X, [0, 0, 1, 1]).predict(X)
+print(sorted(m for m in sys.modules if m.startswith(("numba.cuda", "nbnet.cuda"))))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_importing_nbnet_loads_no_kernel():

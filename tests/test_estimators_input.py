@@ -277,11 +277,6 @@ def test_split_for_early_stopping_messages():
     )
 
 
-def test_cuda_is_not_built_yet():
-    with pytest.raises(ValueError, match="device='cuda' is not built yet"):
-        tiny(device="cuda").fit(X, Y)
-
-
 def test_float32_cannot_hold_everything():
     large = X.copy()
     large[0, 0] = 1e39

@@ -21,7 +21,7 @@ from ..progress import PROGRESS_ATTRIBUTES
 from ..schedules import LEARNING_RATES
 from .callbacks import CALLBACK_ATTRIBUTES, CallbackHooks, CallbackSupportMixin, has_callbacks
 from .run import Encoded, Output, Run, Table
-from .validation import check_range, check_validation_arguments, check_weights
+from .validation import DeviceOptions, check_range, check_validation_arguments, check_weights
 
 
 class Call(NamedTuple):
@@ -82,7 +82,7 @@ class BaseNetwork(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
         "scoring": [StrOptions({*get_scorer_names(), "loss"}), callable, None],
         "dtype": [StrOptions({"float32", "float64"}), None],
         "n_jobs": [Interval(Integral, None, -1, closed="right"), Interval(Integral, 1, None, closed="left"), None],
-        "device": [StrOptions(set(trainer.DEVICES))],
+        "device": [DeviceOptions()],
     }
 
     # ------------------------------------------------------------------ targets: each estimator knows its own

@@ -160,7 +160,7 @@ class BaseMLP(BaseNetwork):
             check_is_fitted(self)
             X = validate_table(self, X, reset=False)
             check_range(X, self.params_.dtype)
-        backend = trainer.backend_for(self.device)
+        backend = trainer.backend_for(self.device, fitted=True)
         session = backend.Session(self.network_, self.params_, self._loss, n_jobs=self.n_jobs)
         scaler = vars(self).get("_input_scaler")
         if scaler is None and X.dtype == self.params_.dtype:

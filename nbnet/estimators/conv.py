@@ -172,8 +172,8 @@ class ConvClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClassesM
         Workers. None takes as many as the work is worth, and one inside a joblib worker. The result has the same bits
         for any number.
 
-    device : {"cpu"}, default="cpu"
-        Where to compute. "cuda" is not built yet.
+    device : {"cpu", "auto"}, default="cpu"
+        Where to compute. A GPU ("cuda") is not built for images yet; "auto" takes one as soon as it is.
 
     Attributes
     ----------
@@ -482,7 +482,7 @@ class ConvClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClassesM
         check_is_fitted(self)
         X = self._validate_rows(X)
         check_range(X, self.params_.dtype)
-        backend = trainer.backend_for(self.device, self._session_kind)
+        backend = trainer.backend_for(self.device, self._session_kind, fitted=True)
         session = backend.ConvSession(self.network_, self.params_, self._loss, n_jobs=self.n_jobs)
         return session, as_images(self, backend, X, self.params_.dtype)
 

@@ -46,7 +46,7 @@ class Reader:
     """
 
     def __init__(self, estimator, params: np.ndarray):
-        self.backend = trainer.backend_for(estimator.device, "text_session")
+        self.backend = trainer.backend_for(estimator.device, "text_session", fitted=True)
         self.index, self.prior = estimator._index, estimator.class_prior_
         self.session = open_session(self.backend, estimator, params)
         # classes that exclude each other have probabilities that sum to 1, whatever the loss

@@ -207,8 +207,8 @@ class TextEmbeddingClassifier(
         Workers. None takes as many as the work is worth, and one inside a joblib worker. The result has the same bits
         for any number.
 
-    device : {"cpu"}, default="cpu"
-        Where to compute. "cuda" is not built yet.
+    device : {"cpu", "auto"}, default="cpu"
+        Where to compute. A GPU ("cuda") is not built for texts yet; "auto" takes one as soon as it is.
 
     Attributes
     ----------

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
 import scipy.sparse as sp
+from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_array, check_consistent_length, validate_data
 
 from ..network import ACTIVATION_CODES, Activation
@@ -14,6 +16,19 @@ CATEGORICAL_HINT = (
     "{error} Columns that are not numeric: {columns}. Encode them first, for example with a ColumnTransformer that "
     "passes them through OneHotEncoder; the user guide has a recipe under 'Categorical columns'."
 )
+
+
+class DeviceOptions(StrOptions):
+    """Constraint of `device`: "cpu", "cuda", "cuda:N" or "auto"."""
+
+    def __init__(self):
+        super().__init__({"cpu", "cuda", "auto"})
+
+    def is_satisfied_by(self, val) -> bool:
+        return super().is_satisfied_by(val) or (isinstance(val, str) and bool(re.fullmatch(r"cuda:[0-9]+", val)))
+
+    def __str__(self) -> str:
+        return "'cpu', 'auto', 'cuda' or 'cuda:N' with the number N of a GPU"
 
 
 def check_hidden_layer_sizes(hidden_layer_sizes) -> list[int]:

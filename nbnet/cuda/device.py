@@ -1,0 +1,78 @@
+"""Which GPU can be used, and if none, what is missing. Imports numba.cuda only when asked."""
+
+from __future__ import annotations
+
+import functools
+from importlib.util import find_spec
+
+INSTALL = "pip install 'nbnet[cuda]'"
+
+
+def number_of(device: str) -> int:
+    """Number of the GPU in "cuda", "cuda:N" or "auto"."""
+    return int(device.partition(":")[2] or 0)
+
+
+def why_no_cuda(number: int = 0) -> str:
+    """What is missing for GPU `number`, as a sentence; empty where it can be used, and then it is this thread's GPU."""
+    if find_spec("numba_cuda") is None and not _is_simulated():
+        return f"the package numba-cuda is not installed: {INSTALL}"
+    reason = _why_unusable(number)
+    if not reason:
+        from .jit import cuda
+
+        cuda.select_device(number)
+    return reason
+
+
+def _is_simulated() -> bool:
+    from numba.core import config
+
+    return bool(config.ENABLE_CUDASIM)
+
+
+@functools.cache
+def _why_unusable(number: int) -> str:
+    """Looks once for a driver, for the GPU, and for the compiler's libraries, by running a kernel of one thread."""
+    from .jit import cuda
+
+    if not cuda.is_available():
+        reason = " ".join(str(cuda.cuda_error() or "").split()).rstrip(".")
+        return f"there is no NVIDIA GPU with a working driver{': ' if reason else ''}{reason}"
+    n_devices = len(cuda.gpus)
+    if number >= n_devices:
+        return f"there is no GPU number {number}: the driver shows {n_devices}, counted from 0"
+    try:
+        cuda.select_device(number)
+        _run_one_thread(cuda)
+    except Exception as error:  # of numba-cuda, of the driver, of a library that cannot be loaded: all end the same
+        text = " ".join(str(error).split()).rstrip(".")
+        return f"GPU number {number} cannot compile and run a kernel ({INSTALL} installs the compiler): {text}"
+    return ""
+
+
+def _run_one_thread(cuda) -> None:
+    from .jit import cuda_kernel
+    from .launch import Queue, empty
+
+    @cuda_kernel(32)
+    def set_to_zero(x):
+        if cuda.threadIdx.x == 0:
+            x[0] = 0
+
+    x, queue = empty(1, "float32"), Queue()
+    queue.add(set_to_zero, 1, 32, x)
+    queue.run()
+    x.copy_to_host()
+
+
+def devices() -> list[str]:
+    """ "cuda:0 (name)" of each GPU that the driver shows."""
+    if find_spec("numba_cuda") is None:
+        return []
+    from .jit import cuda
+
+    if not cuda.is_available():
+        return []
+    names = [gpu.name.decode() if isinstance(gpu.name, bytes) else gpu.name for gpu in cuda.gpus]
+    return [f"cuda:{number} ({name})" for number, name in enumerate(names)]

@@ -1,0 +1,25 @@
+"""The only place that imports numba.cuda, and the only one with its compile options.
+
+Every kernel wears `cuda_kernel` with the number of its threads, every part of kernels `device_function`. As on the CPU,
+no fastmath flag is set. Kernels are compiled for the GPU at hand at their first launch in a process; none has a
+signature, because that would need a driver when the module is imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from numba import cuda
+from numba.core import config
+
+SIMULATED = bool(config.ENABLE_CUDASIM)
+
+device_function = cuda.jit(device=True, forceinline=True)
+
+
+def cuda_kernel(threads: int, blocks_a_processor: int = 1) -> Callable:
+    """Decorator of a kernel that is launched with `threads` threads a block.
+
+    The compiler gives each thread so few registers that `blocks_a_processor` blocks fit on one multiprocessor.
+    """
+    return cuda.jit(launch_bounds=(threads, blocks_a_processor))
