@@ -1,0 +1,139 @@
+"""Memory of the GPU, and lists of launches: run one by one, or captured once in a CUDA graph and replayed.
+
+A step of training is the same list of launches each time: what differs from step to step (which rows, which learning
+rate) lies in arrays on the GPU, and a counter there says which step it is. So nothing is read back within an epoch.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from .jit import SIMULATED, cuda
+
+LARGEST = 2**31  # elements of one array that kernels index in 32 bits
+GRAPH_RUNS = 32  # in one graph, at most; launching a graph costs about as much as launching a kernel
+
+
+# ---------------------------------------------------------------- memory
+
+
+def empty(n: int, dtype):
+    """Vector of `n` elements on the GPU, not set.
+
+    Raises
+    ------
+    MemoryError
+        Where the GPU has no room.
+    """
+    return _allocate(lambda: cuda.device_array(int(n), np.dtype(dtype)), int(n) * np.dtype(dtype).itemsize)
+
+
+def zeros(n: int, dtype):
+    """Vector of `n` zeros on the GPU."""
+    return upload(np.zeros(int(n), dtype))
+
+
+def upload(array: np.ndarray):
+    """Copy of a vector or matrix on the GPU; a matrix becomes a vector, row by row."""
+    flat = np.ascontiguousarray(array).reshape(-1)
+    return _allocate(lambda: cuda.to_device(flat), flat.nbytes)
+
+
+def check_size(n: int, what: str) -> None:
+    """Refuse what a 32-bit index cannot reach."""
+    if n >= LARGEST:
+        raise ValueError(f"{what} has {n} elements: on a GPU at most 2**31 - 1 are supported")
+
+
+def n_processors() -> int:
+    """Multiprocessors of this thread's GPU."""
+    return int(cuda.get_current_device().MULTIPROCESSOR_COUNT)
+
+
+def _allocate(allocate: Callable, n_bytes: int):
+    try:
+        return allocate()
+    except Exception as error:  # numba-cuda raises the driver's error under a name that changes with its version
+        if "OUT_OF_MEMORY" not in str(error).upper():
+            raise
+    message = f"The GPU has no room for another {n_bytes / 2**20:.0f} MiB"
+    if not SIMULATED:
+        free, total = cuda.current_context().get_memory_info()
+        message += f": {free / 2**20:.0f} of {total / 2**20:.0f} MiB are free"
+    raise MemoryError(f"{message}. Fit on fewer rows, in float32 or with device='cpu'.")
+
+
+# ---------------------------------------------------------------- launches
+
+
+class Launch(NamedTuple):
+    """One kernel with everything that it needs."""
+
+    kernel: Callable
+    grid: int | tuple[int, int]
+    block: int | tuple[int, int]
+    args: tuple
+
+
+class Queue:
+    """Launches in order; `walk` fills it. What is run many times becomes a CUDA graph."""
+
+    def __init__(self):
+        self.launches: list[Launch] = []
+        self._graph, self._graph_runs, self._may_capture = None, 0, not SIMULATED
+
+    def add(self, kernel, grid, block, *args) -> None:
+        """Append a launch."""
+        self.launches.append(Launch(kernel, grid, block, args))
+
+    def run(self, times: int = 1) -> None:
+        """All launches in order, `times` times; they may not have ended when this returns."""
+        if times > 1 and self._may_capture and self._graph is None:
+            self._launch_all(0)  # compiles and loads every kernel, which cannot be captured
+            self._capture(_graph_runs(times))
+            times -= 1
+        if self._graph is not None:
+            from cuda.core import LEGACY_DEFAULT_STREAM
+
+            while times >= self._graph_runs:
+                self._graph.launch(LEGACY_DEFAULT_STREAM)
+                times -= self._graph_runs
+        for _ in range(times):
+            self._launch_all(0)
+
+    def _launch_all(self, stream) -> None:
+        with warnings.catch_warnings():
+            # that a small grid leaves most of the GPU idle is no news to whoever trains a small network
+            warnings.filterwarnings("ignore", message="Grid size .* will likely result in GPU under-utilization")
+            for launch in self.launches:
+                launch.kernel[launch.grid, launch.block, stream](*launch.args)
+
+    def _capture(self, runs: int) -> None:
+        """Make one CUDA graph of `runs` runs; where that fails, launches stay plain, and a warning says so."""
+        from cuda.core import Device
+
+        try:
+            device = Device()
+            device.set_current()
+            builder = device.create_graph_builder()
+            with cuda.defer_cleanup():  # memory that is freed during the capture would end it
+                builder.begin_building()
+                for _ in range(runs):
+                    self._launch_all(builder)
+                self._graph = builder.end_building().complete()
+            self._graph_runs = runs
+        except Exception as error:  # of cuda.core, of the driver: training can go on without
+            self._may_capture = False
+            message = f"CUDA graphs do not work here, so each kernel is launched by itself: {error}"
+            warnings.warn(message, RuntimeWarning, stacklevel=2)
+
+
+def _graph_runs(times: int) -> int:
+    """Runs in one graph, so that few of `times` are left over for plain launches."""
+    if times <= GRAPH_RUNS:
+        return times
+    return min(range(GRAPH_RUNS // 2, GRAPH_RUNS + 1), key=lambda runs: (times % runs, -runs))

@@ -1,0 +1,217 @@
+"""Optimizers: one pass over the parameter vector, which knows no layers."""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import numba
+import numpy as np
+from numba import uint32
+
+from ..network import Optimizer
+from .intrinsics import load4, store4
+from .jit import cuda, cuda_kernel, device_function
+from .launch import upload
+from .maths import maths
+from .product import n_blocks
+from .reductions import BLOCK, block_max, block_sum
+
+EACH = 4  # parameters of a thread
+LARGEST_BLOCKS = 64  # of `largest_magnitude`
+FLAGGED = 32  # parameters that share a flag: tensors start at multiples of this
+
+
+def flags_of_weights(network):
+    """uint8 (n_params / 32,) on the GPU: 1 where a weight lies, which is penalized and decays; 0 at biases."""
+    flags = np.zeros(n_blocks(network.n_params, FLAGGED), np.uint8)
+    for row in network.layers:
+        stop = row["weight_start"] + row["n_in"] * row["out_stride"]
+        flags[row["weight_start"] // FLAGGED : n_blocks(stop, FLAGGED)] = 1
+    return upload(flags)
+
+
+def n_sums(n_params: int) -> int:
+    """Blocks that a pass over the vector has, and partial sums that it leaves."""
+    return n_blocks(n_params, EACH * BLOCK)
+
+
+def _update_kernel(dtype, name, update, n_moments):
+    """A kernel that updates four parameters a thread: ``w, *moments = update(w, g, *moments, step, rule)``.
+
+    Leaves the sum of squares of each block's weights, before, in `squares`.
+    """
+    sum_of_block, zero = block_sum(dtype), dtype(0)
+
+    @cuda_kernel(BLOCK)
+    def optimizer_step(params, grads, moments, is_weight, steps, clip, rule, squares):
+        start = (uint32(cuda.blockIdx.x) * uint32(BLOCK) + uint32(cuda.threadIdx.x)) * uint32(EACH)
+        total = zero
+        if start < params.size:
+            number = steps.position[1]
+            rate, l2, decay = steps.rates[number], zero, zero
+            weight = is_weight[start // uint32(FLAGGED)] > 0
+            if weight:
+                l2, decay = steps.l2[number], steps.decays[number]
+            w0, w1, w2, w3 = load4(params, start)
+            if weight:
+                total = w0 * w0 + w1 * w1 + w2 * w2 + w3 * w3
+            factor = clip[0]
+            g0, g1, g2, g3 = load4(grads, start)
+            g0, g1, g2, g3 = g0 * factor + l2 * w0, g1 * factor + l2 * w1, g2 * factor + l2 * w2, g3 * factor + l2 * w3
+            m0, m1, m2, m3 = load4(moments, start)
+            v0 = v1 = v2 = v3 = zero
+            if n_moments == 2:
+                v0, v1, v2, v3 = load4(moments, uint32(params.size) + start)
+            w0, m0, v0 = update(w0, g0, m0, v0, rate, decay, rule)
+            w1, m1, v1 = update(w1, g1, m1, v1, rate, decay, rule)
+            w2, m2, v2 = update(w2, g2, m2, v2, rate, decay, rule)
+            w3, m3, v3 = update(w3, g3, m3, v3, rate, decay, rule)
+            store4(params, start, w0, w1, w2, w3)
+            store4(moments, start, m0, m1, m2, m3)
+            if n_moments == 2:
+                store4(moments, uint32(params.size) + start, v0, v1, v2, v3)
+        total = sum_of_block(total)
+        if cuda.threadIdx.x == 0:
+            squares[cuda.blockIdx.x] = total
+
+    optimizer_step.__name__ = name
+    return optimizer_step
+
+
+@functools.cache
+def sgd_step(dtype, nesterov):
+    """Kernel of SGD with momentum. See `optimizer_step`."""
+    formula = maths(dtype.name).sgd_nesterov if nesterov else maths(dtype.name).sgd_momentum
+
+    @device_function
+    def update(w, g, velocity, unused, rate, decay, rule):
+        w, velocity = formula(w, g, velocity, rate, rule.momentum)
+        return w, velocity, unused
+
+    return _update_kernel(dtype, "sgd_step", update, 1)
+
+
+@functools.cache
+def adam_step(dtype):
+    """Kernel of Adam and AdamW. See `optimizer_step`."""
+    formula = maths(dtype.name).adam
+
+    @device_function
+    def update(w, g, mean, square, rate, decay, rule):
+        return formula(w, g, mean, square, rate, decay, rule.gap_1, rule.gap_2, rule.epsilon)
+
+    return _update_kernel(dtype, "adam_step", update, 2)
+
+
+@functools.cache
+def adagrad_step(dtype):
+    """Kernel of Adagrad. See `optimizer_step`."""
+    formula = maths(dtype.name).adagrad
+
+    @device_function
+    def update(w, g, square, unused, rate, decay, rule):
+        w, square = formula(w, g, square, rate)
+        return w, square, unused
+
+    return _update_kernel(dtype, "adagrad_step", update, 1)
+
+
+def optimizer_step(queue, params, grads, moments, is_weight, steps, clip, rule, squares):
+    """One update of all parameters; leaves the sums of squares of the weights before it in `squares`.
+
+    Parameters
+    ----------
+    params, grads : (n_params,)
+    moments : (2 n_params,)
+        SGD: the velocity, then nothing. Adam: the mean, then the mean square. Adagrad: the sum of squares, then
+        nothing.
+    is_weight : uint8 (n_params / 32,)
+        From `flags_of_weights`: biases are neither penalized nor decay.
+    steps : Steps
+        Rate (with Adam's correction of the bias in it), l2 (times w: added to the gradient) and decay (times w: taken
+        off the parameter; AdamW) of each step, and the position that says which step it is.
+    clip : (1,)
+        Factor of the gradient.
+    rule : Rule
+    squares : (n_sums,)
+        Overwritten.
+    """
+    dtype = getattr(numba, params.dtype.name)
+    if rule.optimizer == Optimizer.SGD:
+        kernel = sgd_step(dtype, rule.nesterov)
+    elif rule.optimizer == Optimizer.ADAGRAD:
+        kernel = adagrad_step(dtype)
+    else:
+        kernel = adam_step(dtype)
+    args = params, grads, moments, is_weight, steps, clip, rule.of_step, squares
+    queue.add(kernel, n_sums(params.size), BLOCK, *args)
+
+
+@functools.cache
+def _squares_kernel(dtype):
+    sum_of_block, zero = block_sum(dtype), dtype(0)
+
+    @cuda_kernel(BLOCK)
+    def sum_of_squares(x, squares):
+        start = (uint32(cuda.blockIdx.x) * uint32(BLOCK) + uint32(cuda.threadIdx.x)) * uint32(EACH)
+        total = zero
+        if start < x.size:
+            x0, x1, x2, x3 = load4(x, start)
+            total = x0 * x0 + x1 * x1 + x2 * x2 + x3 * x3
+        total = sum_of_block(total)
+        if cuda.threadIdx.x == 0:
+            squares[cuda.blockIdx.x] = total
+
+    return sum_of_squares
+
+
+def sum_of_squares(queue, x, squares):
+    """Sum of ``x[start:stop]**2``, of each block's part: partial sums in `squares` (n_sums,)."""
+    queue.add(_squares_kernel(getattr(numba, x.dtype.name)), n_sums(x.size), BLOCK, x, squares)
+
+
+@functools.cache
+def _clip_kernel(dtype):
+    sum_of_block, one = block_sum(dtype), dtype(1)
+
+    @cuda_kernel(BLOCK)
+    def clip_factor(squares, max_grad_norm, clip):
+        total = dtype(0)
+        for block in range(cuda.threadIdx.x, squares.size, BLOCK):
+            total += squares[block]
+        norm = dtype(math.sqrt(sum_of_block(total)))
+        if cuda.threadIdx.x == 0:
+            clip[0] = max_grad_norm / norm if norm > max_grad_norm else one
+
+    return clip_factor
+
+
+def clip_factor(queue, squares, max_grad_norm, clip):
+    """min(1, max_grad_norm / norm of the gradient), from the partial sums of `sum_of_squares`, into ``clip[0]``."""
+    kernel = _clip_kernel(getattr(numba, clip.dtype.name))
+    queue.add(kernel, 1, BLOCK, squares, clip.dtype.type(max_grad_norm), clip)
+
+
+@functools.cache
+def _largest_kernel(dtype):
+    max_of_block, infinite, n_strides = block_max(dtype), dtype(math.inf), LARGEST_BLOCKS * BLOCK
+    highest = dtype(np.finfo(dtype.name).max)
+
+    @cuda_kernel(BLOCK)
+    def largest_magnitude(x, largest):
+        value = dtype(0)
+        for i in range(cuda.blockIdx.x * BLOCK + cuda.threadIdx.x, x.size, n_strides):
+            size = abs(x[i])
+            value = max(value, size) if size <= highest else infinite  # what is not a number counts as infinite
+        value = max_of_block(value)
+        if cuda.threadIdx.x == 0:
+            largest[cuda.blockIdx.x] = value
+
+    return largest_magnitude
+
+
+def largest_magnitude(queue, x, largest):
+    """Largest absolute value in x, infinite where one is not finite: of each block's part, in `largest`
+    (LARGEST_BLOCKS,)."""
+    queue.add(_largest_kernel(getattr(numba, x.dtype.name)), LARGEST_BLOCKS, BLOCK, x, largest)

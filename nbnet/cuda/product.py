@@ -1,0 +1,212 @@
+"""Products of matrices: a factory of kernels for any tile, any of the three transposes and any end.
+
+A block computes a tile of the product and brings pieces of both operands through shared memory; a thread holds its
+sums in registers. Every sum is one chain of additions in order, whatever the tile.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import numba
+import numpy as np
+from numba import uint32
+
+from .intrinsics import load4, store4
+from .jit import cuda, cuda_kernel, device_function
+from .launch import n_processors
+
+
+class Tile(NamedTuple):
+    """What a block computes of a product: `rows` x `columns`, `depth` terms at a time; a thread has `own` x `own`."""
+
+    rows: int
+    columns: int
+    depth: int
+    own: int
+
+    @property
+    def threads(self) -> int:
+        """Threads of a block."""
+        return self.rows * self.columns // self.own**2
+
+
+# in float32; the largest that gives each multiprocessor a block is taken
+TILES = (Tile(128, 128, 8, 8), Tile(64, 64, 16, 4), Tile(32, 32, 32, 4))
+
+
+def choose_tile(n_rows: int, n_columns: int, dtype) -> Tile:
+    """The tile for a product of this size; in float64 only those whose sums fit in registers."""
+    tiles = [tile for tile in TILES if dtype == np.float32 or tile.own == 4]
+    for tile in tiles:
+        if n_blocks(n_columns, tile.columns) * n_blocks(n_rows, tile.rows) >= n_processors():
+            return tile
+    return tiles[-1]
+
+
+def n_blocks(n: int, size: int) -> int:
+    """Blocks of `size` that `n` need."""
+    return -(-int(n) // size)
+
+
+@functools.cache
+def _operand(dtype, side, depth, threads, along_k):
+    """How a block brings `side` x `depth` of a matrix into shared memory, as `depth` rows of `side` elements.
+
+    `along_k` says that the matrix has the terms of the sums next to each other in memory. Returns two functions: one
+    loads a thread's part of the next piece into registers, while the last piece is multiplied; one stores it.
+    """
+    n_loads = side * depth // 4 // threads
+    loads_a_row = (depth if along_k else side) // 4
+    pitch = side + 4  # so that storing columns of four does not fall into one bank
+
+    @device_function
+    def load(m, first, k_first, n_side, n_k, held, thread):
+        for n in range(n_loads):
+            number = thread + uint32(n * threads)
+            row, column = uint32(number // uint32(loads_a_row)), uint32(number % uint32(loads_a_row)) * uint32(4)
+            if along_k:
+                row, column = uint32(row + first), uint32(column + k_first)
+                inside = row < n_side and column < m.stride  # what lies between n_k and the stride is zero
+            else:
+                row, column = uint32(row + k_first), uint32(column + first)
+                inside = row < n_k and column < m.stride
+            if inside:
+                held[n * 4], held[n * 4 + 1], held[n * 4 + 2], held[n * 4 + 3] = load4(
+                    m.data, m.start + row * m.stride + column
+                )
+            else:
+                held[n * 4] = held[n * 4 + 1] = held[n * 4 + 2] = held[n * 4 + 3] = dtype(0)
+
+    @device_function
+    def store(shared, start, held, thread):
+        for n in range(n_loads):
+            number = thread + uint32(n * threads)
+            row, column = uint32(number // uint32(loads_a_row)), uint32(number % uint32(loads_a_row)) * uint32(4)
+            if along_k:
+                at = uint32(start + column * uint32(pitch) + row)
+                shared[at] = held[n * 4]
+                shared[at + uint32(pitch)] = held[n * 4 + 1]
+                shared[at + uint32(2 * pitch)] = held[n * 4 + 2]
+                shared[at + uint32(3 * pitch)] = held[n * 4 + 3]
+            else:
+                at = uint32(start + row * uint32(pitch) + column)
+                store4(shared, at, held[n * 4], held[n * 4 + 1], held[n * 4 + 2], held[n * 4 + 3])
+
+    return load, store
+
+
+@functools.cache
+def _multiply(dtype, tile, a_along_k, b_along_k):
+    """A device function: the block's tile of a product, in registers.
+
+    A thread owns patches of 4 x 4, `rows` / (own / 4) rows and `columns` / (own / 4) columns apart, so that the threads
+    of a warp read neighbouring quadruples. Two pieces of each operand take turns in shared memory.
+    """
+    threads, depth, own = tile.threads, tile.depth, tile.own
+    load_a, store_a = _operand(dtype, tile.rows, depth, threads, a_along_k)
+    load_b, store_b = _operand(dtype, tile.columns, depth, threads, b_along_k)
+    pitch_a, pitch_b = tile.rows + 4, tile.columns + 4
+    size_a, size_b = depth * pitch_a, depth * pitch_b
+    both_a, both_b = 2 * size_a, 2 * size_b
+    held_a, held_b = tile.rows * depth // threads, tile.columns * depth // threads
+    patches = own // 4
+    rows_apart, columns_apart = tile.rows // patches, tile.columns // patches
+    across = tile.columns // own
+
+    @device_function
+    def add_products(total, a_own, b_own, a_shared, b_shared, at_a, at_b):
+        for h in range(patches):
+            a_own[h * 4], a_own[h * 4 + 1], a_own[h * 4 + 2], a_own[h * 4 + 3] = load4(
+                a_shared, uint32(at_a + uint32(h * rows_apart))
+            )
+        for h in range(patches):
+            b_own[h * 4], b_own[h * 4 + 1], b_own[h * 4 + 2], b_own[h * 4 + 3] = load4(
+                b_shared, uint32(at_b + uint32(h * columns_apart))
+            )
+        for i in range(own):
+            for j in range(own):
+                total[i * own + j] += a_own[i] * b_own[j]
+
+    @device_function
+    def multiply(total, a, b, sizes, row, column):
+        a_shared = cuda.shared.array(both_a, dtype, alignment=16)
+        b_shared = cuda.shared.array(both_b, dtype, alignment=16)
+        a_own, b_own = cuda.local.array(own, dtype), cuda.local.array(own, dtype)
+        a_next, b_next = cuda.local.array(held_a, dtype), cuda.local.array(held_b, dtype)
+        for e in range(own * own):
+            total[e] = dtype(0)
+        thread = uint32(cuda.threadIdx.x)
+        own_a = uint32(thread // uint32(across)) * uint32(4)
+        own_b = uint32(thread % uint32(across)) * uint32(4)
+        load_a(a, row, uint32(0), sizes[0], sizes[2], a_next, thread)
+        load_b(b, column, uint32(0), sizes[1], sizes[2], b_next, thread)
+        store_a(a_shared, uint32(0), a_next, thread)
+        store_b(b_shared, uint32(0), b_next, thread)
+        cuda.syncthreads()
+        turn, k = uint32(0), uint32(depth)
+        while True:
+            more = k < sizes[2]
+            if more:
+                load_a(a, row, k, sizes[0], sizes[2], a_next, thread)
+                load_b(b, column, k, sizes[1], sizes[2], b_next, thread)
+            at_a = uint32(turn * uint32(size_a) + own_a)
+            at_b = uint32(turn * uint32(size_b) + own_b)
+            for _ in range(0, depth, 4):
+                add_products(total, a_own, b_own, a_shared, b_shared, at_a, at_b)
+                add_products(total, a_own, b_own, a_shared, b_shared, at_a + uint32(pitch_a), at_b + uint32(pitch_b))
+                add_products(
+                    total, a_own, b_own, a_shared, b_shared, at_a + uint32(2 * pitch_a), at_b + uint32(2 * pitch_b)
+                )
+                add_products(
+                    total, a_own, b_own, a_shared, b_shared, at_a + uint32(3 * pitch_a), at_b + uint32(3 * pitch_b)
+                )
+                at_a, at_b = uint32(at_a + uint32(4 * pitch_a)), uint32(at_b + uint32(4 * pitch_b))
+            if not more:
+                break
+            turn = turn ^ uint32(1)
+            store_a(a_shared, uint32(turn * uint32(size_a)), a_next, thread)
+            store_b(b_shared, uint32(turn * uint32(size_b)), b_next, thread)
+            cuda.syncthreads()
+            k += uint32(depth)
+
+    return multiply
+
+
+@functools.cache
+def _product_kernel(dtype, tile, a_along_k, b_along_k, finish):
+    """A kernel: each block multiplies its tile and gives quadruples of a row to ``finish(out, row, column, v)``."""
+    multiply = _multiply(dtype, tile, a_along_k, b_along_k)
+    own, n_own = tile.own, tile.own**2
+    patches, across = tile.own // 4, tile.columns // tile.own
+    rows_apart, columns_apart = tile.rows // patches, tile.columns // patches
+    tile_rows, tile_columns = tile.rows, tile.columns
+
+    @cuda_kernel(tile.threads, 2 if tile.threads == 256 and dtype is numba.float32 else 1)
+    def product(a, b, out, sizes):
+        total = cuda.local.array(n_own, dtype)
+        first_row = uint32(cuda.blockIdx.y) * uint32(tile_rows)
+        first_column = uint32(cuda.blockIdx.x) * uint32(tile_columns)
+        multiply(total, a, b, sizes, first_row, first_column)
+        thread = uint32(cuda.threadIdx.x)
+        own_row = uint32(first_row + uint32(thread // uint32(across)) * uint32(4))
+        own_column = uint32(first_column + uint32(thread % uint32(across)) * uint32(4))
+        for h in range(patches):
+            column = uint32(own_column + uint32(h * columns_apart))
+            for i in range(own):
+                row = uint32(own_row + uint32((i // 4) * rows_apart + i % 4))
+                if row < sizes[0] and column < out.y.stride:
+                    e = i * own + h * 4
+                    finish(out, sizes, row, column, total[e], total[e + 1], total[e + 2], total[e + 3])
+
+    return product
+
+
+def add_product(queue, a, b, out, sizes, finish, a_along_k, b_along_k):
+    """Launch a product of `sizes` (rows, columns, terms); `finish` makes its end for a precision."""
+    kind = out.y.data.dtype
+    tile = choose_tile(sizes[0], sizes[1], kind)
+    kernel = _product_kernel(getattr(numba, kind.name), tile, a_along_k, b_along_k, finish)
+    grid = n_blocks(sizes[1], tile.columns), n_blocks(sizes[0], tile.rows)
+    queue.add(kernel, grid, tile.threads, a, b, out, tuple(np.uint32(size) for size in sizes))

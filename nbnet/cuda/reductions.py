@@ -1,0 +1,77 @@
+"""Sums and maxima over a warp and over a block, each in one fixed order, so that two runs give the same bits."""
+
+from __future__ import annotations
+
+import functools
+
+from numba import uint32
+
+from .jit import cuda, device_function
+
+WARP = 32
+ALL = 0xFFFFFFFF  # lanes of a warp
+BLOCK = 256  # threads of kernels that reduce over a block
+
+
+@device_function
+def warp_sum(value):
+    """Sum over the warp, in every lane: a tree of five levels."""
+    value += cuda.shfl_xor_sync(ALL, value, 16)
+    value += cuda.shfl_xor_sync(ALL, value, 8)
+    value += cuda.shfl_xor_sync(ALL, value, 4)
+    value += cuda.shfl_xor_sync(ALL, value, 2)
+    value += cuda.shfl_xor_sync(ALL, value, 1)
+    return value
+
+
+@device_function
+def warp_max(value):
+    """Maximum over the warp, in every lane."""
+    value = max(value, cuda.shfl_xor_sync(ALL, value, 16))
+    value = max(value, cuda.shfl_xor_sync(ALL, value, 8))
+    value = max(value, cuda.shfl_xor_sync(ALL, value, 4))
+    value = max(value, cuda.shfl_xor_sync(ALL, value, 2))
+    value = max(value, cuda.shfl_xor_sync(ALL, value, 1))
+    return value
+
+
+@device_function
+def _add(x, y):
+    return x + y
+
+
+@device_function
+def _larger(x, y):
+    return max(x, y)
+
+
+def _over_block(dtype, warp_reduce, combine):
+    """A device function that reduces over a block of BLOCK threads; its result is right in every thread."""
+    n_warps = BLOCK // WARP
+
+    @device_function
+    def reduce(value):
+        of_warps = cuda.shared.array(n_warps, dtype)
+        thread = uint32(cuda.threadIdx.x)
+        value = warp_reduce(value)
+        if thread % uint32(WARP) == 0:
+            of_warps[thread // uint32(WARP)] = value
+        cuda.syncthreads()
+        total = of_warps[0]
+        for warp in range(1, n_warps):
+            total = combine(total, of_warps[warp])
+        return total
+
+    return reduce
+
+
+@functools.cache
+def block_sum(dtype):
+    """A device function: sum over the threads of a block of BLOCK; once in a kernel."""
+    return _over_block(dtype, warp_sum, _add)
+
+
+@functools.cache
+def block_max(dtype):
+    """A device function: maximum over the threads of a block of BLOCK; once in a kernel."""
+    return _over_block(dtype, warp_max, _larger)

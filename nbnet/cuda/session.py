@@ -1,0 +1,375 @@
+"""The host side of one network on the GPU: what is uploaded when, the steps of an epoch, and what is read back."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.special import xlogy
+
+from ..cpu import session as cpu_session
+from ..cpu.session import ADAGRAD_START, EpochResult
+from ..network import Loss, Network, Optimizer, round_up, weight_of
+from . import walk
+from .dense import matrix
+from .launch import Queue, check_size, empty, upload, zeros
+from .losses import sum_of_batches
+from .optimizers import LARGEST_BLOCKS, flags_of_weights, largest_magnitude, n_sums
+from .walk import Batch, Data, DeviceTargets, LossRule, Model, Plan, Rows, Rule, StepRule, Steps, Targets, Workspace
+
+BLOCK_ROWS = 4096  # rows at a time outside training
+
+
+def as_rows(X) -> Rows:
+    """`X`, a 2-D array or a CSR matrix (sorted, no repeats), on the GPU."""
+    n_rows, n_columns = (np.uint32(n) for n in X.shape)
+    if hasattr(X, "indptr"):
+        kind = np.int32 if X.data.size < 2**31 else np.int64
+        parts = (upload(np.asarray(a, t)) for a, t in ((X.data, X.data.dtype), (X.indices, np.int32), (X.indptr, kind)))
+        return Rows(*parts, n_rows, n_columns)
+    none = empty(0, np.int32)
+    return Rows(upload(X), none, none, n_rows, n_columns)
+
+
+def as_targets(labels, values, weights, n_outputs: int, dtype) -> Targets:
+    """Canonical arrays on the GPU: `labels` int32 or None, `values` of `dtype` or None, `weights` of `dtype`."""
+    host = cpu_session.as_targets(labels, values, weights, n_outputs, dtype)
+    on_device = DeviceTargets(upload(host.labels), upload(host.values), upload(host.weights))
+    return Targets(on_device, host, host.n_outputs)
+
+
+class _Mirror:
+    """A vector that is on the host and on the GPU; the newer one is copied when the other is asked for."""
+
+    def __init__(self, host: np.ndarray):
+        self._host, self._device = host, None
+        self._host_is_newer, self._device_is_newer = True, False
+
+    def on_host(self) -> np.ndarray:
+        """The host's array; whoever has it may write to it, so it is the newer one from now on."""
+        if self._device_is_newer:
+            self._device.copy_to_host(self._host)
+        self._host_is_newer, self._device_is_newer = True, False
+        return self._host
+
+    def on_device(self):
+        """The GPU's array, which always is the same one."""
+        if self._device is None:
+            self._device = upload(self._host)
+        elif self._host_is_newer:
+            self._device.copy_to_device(self._host)
+        self._host_is_newer = False
+        return self._device
+
+    def changes_on_device(self):
+        """The GPU's array, for a computation that writes to it."""
+        self._device_is_newer = True
+        return self.on_device()
+
+
+def _new_plan(order, n: int, n_batches: int, kind) -> Plan:
+    """Room for the steps over `n` rows, at the first of them."""
+    position = upload(np.zeros(3, np.uint32))
+    steps = Steps(*(empty(n_batches, kind) for _ in range(3)), position)
+    scales, losses, penalties = empty(n_batches, kind), empty(n, kind), empty(n_batches, kind)
+    return Plan(Batch(order, position), steps, scales, losses, penalties)
+
+
+class _Epoch:
+    """The launches of an epoch over some rows, put together once in a fit."""
+
+    def __init__(self, model: Model, data: Data, n: int, batch_size: int, work: Workspace, rule: Rule):
+        kind = work.inputs.dtype.type
+        n_batches = -(-n // batch_size)
+        self._of = data, n
+        self._report = empty(2 * n_batches + LARGEST_BLOCKS, kind)
+        self._sums, penalties = self._report[:n_batches], self._report[n_batches : 2 * n_batches]
+        self._plan = _new_plan(empty(n, np.uint32), n, n_batches, kind)._replace(penalties=penalties)
+        self._whole, self._rest, self._end = Queue(), Queue(), Queue()
+        self._n_whole, rest = divmod(n, batch_size)
+        self._n_rest = min(rest, 1)
+        if self._n_whole:
+            walk.train_step(self._whole, model, data, work, self._plan, rule, batch_size)
+        if rest:
+            walk.train_step(self._rest, model, data, work, self._plan, rule, rest)
+        sum_of_batches(self._end, self._plan.losses, self._sums, batch_size)
+        largest_magnitude(self._end, model.params, self._report[2 * n_batches :])
+
+    def is_of(self, data: Data, n: int) -> bool:
+        """Whether these are the rows that it was made for."""
+        (rows, targets), size = self._of
+        return rows is data.rows and targets is data.targets and size == n
+
+    def run(self, order, rates, l2, decays, scales, step0: int) -> tuple[np.ndarray, np.ndarray, float]:
+        """Trains; returns each batch's weighted sum of losses and its penalty, and the largest weight of all."""
+        plan, kind = self._plan, self._report.dtype
+        plan.batch.order.copy_to_device(order.astype(np.uint32))
+        plan.batch.position.copy_to_device(np.array([0, 0, step0], np.uint32))
+        sizes = plan.steps.rates, plan.steps.l2, plan.steps.decays, plan.scales
+        for into, values in zip(sizes, (rates, l2, decays, scales), strict=True):
+            into.copy_to_device(values.astype(kind))
+        self._whole.run(self._n_whole)
+        self._rest.run(self._n_rest)
+        self._end.run()
+        report = self._report.copy_to_host()  # the only thing that is read back
+        n_batches = plan.scales.size
+        largest = float(report[2 * n_batches :].max())
+        return report[:n_batches].astype(np.float64), report[n_batches : 2 * n_batches].astype(np.float64), largest
+
+
+class Session:
+    """One network's parameters in use: training, gradients, losses, predictions.
+
+    Parameters
+    ----------
+    network : Network
+    params : float32 or float64 (n_params,)
+        On the host; updated in place by training, though not before `params` is read.
+    loss : Loss
+    loss_parameter : float
+        Huber's delta or the quantile.
+    label_smoothing : float
+    n_jobs : int or None
+        Of the CPU's workers; ignored.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        params: np.ndarray,
+        loss: Loss,
+        *,
+        loss_parameter: float = 0.0,
+        label_smoothing: float = 0.0,
+        n_jobs: int | None = None,
+    ):
+        check_size(2 * network.n_params, "the vector of parameters and moments")
+        self.network = network
+        self.loss = Loss(loss)
+        self.n_outputs = int(network.layers["n_out"][-1])
+        self._params = _Mirror(params)
+        self._moments = None
+        kind = params.dtype.type
+        self._kind, self._none = kind, empty(0, kind)
+        self._rule = Rule(
+            loss=int(self.loss),
+            of_loss=LossRule(kind(loss_parameter), kind(label_smoothing)),
+            optimizer=int(Optimizer.SGD),
+            nesterov=False,
+            of_step=StepRule(kind(0), kind(0), kind(0), kind(0)),
+            max_grad_norm=0.0,
+            seed=0,
+        )
+        self._workspaces = {}
+
+    @property
+    def params(self) -> np.ndarray:
+        """The parameters on the host. What is written there counts from the next computation on."""
+        return self._params.on_host()
+
+    @property
+    def moments(self) -> np.ndarray:
+        """The optimizer's moments on the host. What is written there counts from the next computation on."""
+        return self._moments.on_host()
+
+    # ---------------------------------------------------------------- training
+
+    def prepare(
+        self,
+        optimizer: Optimizer,
+        batch_size: int,
+        *,
+        momentum: float = 0.9,
+        nesterov: bool = True,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        alpha: float = 0.0,
+        max_grad_norm: float | None = None,
+        seed: int = 0,
+    ) -> None:
+        """Sets the update rule, with moments of zero, and makes room for batches of `batch_size` rows."""
+        self.optimizer = Optimizer(optimizer)
+        self.batch_size = int(batch_size)
+        self.alpha = float(alpha)
+        self.beta_1, self.beta_2 = float(beta_1), float(beta_2)
+        kind, n_params = self._kind, self.network.n_params
+        moments = np.zeros(2 * n_params, kind)
+        if self.optimizer == Optimizer.ADAGRAD:
+            moments[:n_params] = ADAGRAD_START
+        self._moments = _Mirror(moments)
+        self._grads, self._is_weight = zeros(n_params, kind), flags_of_weights(self.network)
+        self._rule = self._rule._replace(
+            optimizer=int(self.optimizer),
+            nesterov=bool(nesterov),
+            of_step=StepRule(kind(momentum), kind(1.0 - self.beta_1), kind(1.0 - self.beta_2), kind(epsilon)),
+            max_grad_norm=0.0 if max_grad_norm is None else float(max_grad_norm),
+            seed=int(seed),
+        )
+        self._epoch = None
+
+    def train_epoch(
+        self, rows: Rows, targets: Targets, order: np.ndarray, rates: np.ndarray, decays: np.ndarray, step0: int
+    ) -> EpochResult:
+        """One pass over the rows `order`, in batches of the prepared size.
+
+        Parameters
+        ----------
+        rows : Rows
+        targets : Targets
+        order : int64 (n,)
+            Row numbers; batch b is ``order[b * batch_size : (b + 1) * batch_size]``.
+        rates, decays : float64 (n_batches,)
+            Learning rate, and decoupled weight decay, of each step.
+        step0 : int
+            Steps made before this epoch.
+
+        Raises
+        ------
+        KeyboardInterrupt
+            Between two launches; the parameters are those after the last whole update.
+        """
+        starts = np.arange(0, order.size, self.batch_size)
+        sizes = np.minimum(self.batch_size, order.size - starts)
+        weights = targets.host.weights[order].astype(np.float64)
+        weight_sums = np.add.reduceat(weights, starts)
+        means = np.divide(1.0, weight_sums, out=np.zeros_like(weight_sums), where=weight_sums > 0)
+        steps = step0 + 1.0 + np.arange(starts.size)
+        rates = np.asarray(rates, np.float64)
+        if self.optimizer in (Optimizer.ADAM, Optimizer.ADAMW):
+            rates = rates * np.sqrt(1.0 - self.beta_2**steps) / (1.0 - self.beta_1**steps)
+        alpha = 0.0 if self.optimizer == Optimizer.ADAMW else self.alpha
+        data = Data(rows, targets)
+        if self._epoch is None or not self._epoch.is_of(data, order.size):
+            work = self._workspace(self.batch_size, True)
+            self._epoch = _Epoch(self._model(self._grads), data, order.size, self.batch_size, work, self._rule)
+        self._params.changes_on_device()
+        self._moments.changes_on_device()
+        losses, penalties, self._largest_weight = self._epoch.run(order, rates, alpha * means, decays, means, step0)
+        with np.errstate(all="ignore"):  # where training diverges, the trainer says so
+            losses = losses * self._loss_factor + np.add.reduceat(
+                self._constants(targets.host, order) * weights, starts
+            )
+            batch_losses = losses * means + 0.5 * alpha * penalties * means
+            return EpochResult(float(np.sum(batch_losses * sizes) / order.size))
+
+    def largest_weight(self) -> float:
+        """Largest absolute value of the parameters, not finite where one of them is not, after an epoch."""
+        return self._largest_weight
+
+    def loss_and_gradient(self, rows: Rows, targets: Targets, alpha: float) -> tuple[float, np.ndarray]:
+        """Weighted mean loss over all rows plus ``alpha / 2 |W|**2 / sum of weights``, and its gradient (n_params,)."""
+        n = int(rows.n_rows)
+        weight_sum = float(targets.host.weights.sum(dtype=np.float64))
+        scale = 1.0 / weight_sum if weight_sum > 0 else 0.0
+        grads = zeros(self.network.n_params, self._kind)
+        model, work = self._model(grads), self._workspace(min(n, BLOCK_ROWS), True)
+        plan = self._plan(n, scale)
+        for start in range(0, n, BLOCK_ROWS):
+            queue, size = Queue(), min(BLOCK_ROWS, n - start)
+            walk.full_gradient(queue, model, Data(rows, targets), work, plan, self._rule, start > 0, size)
+            queue.run()
+        loss = self._sum_of_losses(plan, targets) * scale
+        grads = grads.copy_to_host()
+        params = self.params
+        for row in self.network.layers:
+            weight = weight_of(params, row)
+            loss += 0.5 * alpha * scale * float(np.vdot(weight, weight))
+            weight_of(grads, row)[:] += (alpha * scale) * weight
+        return loss, grads
+
+    def snapshot(self, into=None):
+        """What `restore` brings the parameters back to; `into` is an earlier one, whose memory is used again."""
+        into = empty(self.network.n_params, self._kind) if into is None else into
+        into.copy_to_device(self._params.on_device())
+        return into
+
+    def restore(self, snapshot) -> None:
+        """The parameters as they were at a `snapshot`."""
+        self._params.changes_on_device().copy_to_device(snapshot)
+
+    # ---------------------------------------------------------------- without training
+
+    def evaluate(self, rows: Rows, targets: Targets) -> float:
+        """Weighted mean loss of the rows, without penalty and without dropout."""
+        plan, data = self._plan(int(rows.n_rows), 1.0), Data(rows, targets)
+        model, rule = self._model(self._none), self._rule
+
+        def evaluate(queue, work, n_rows):
+            walk.evaluate(queue, model, data, work, plan, rule, n_rows)
+
+        self._in_blocks(plan, True, evaluate)
+        return self._sum_of_losses(plan, targets) / float(targets.host.weights.sum(dtype=np.float64))
+
+    def predict(self, rows: Rows, out: np.ndarray | None = None) -> np.ndarray:
+        """Predictions (n_rows, n_outputs) on the host: softmax, logistic, exp or the output itself, by the loss."""
+        n = int(rows.n_rows)
+        if out is None:
+            out = np.empty((n, self.n_outputs), self._kind)
+        check_size(out.size, "the predictions")
+        plan, model = self._plan(n, 1.0), self._model(self._none)
+        found = matrix(empty(out.size, self._kind), 0, self.n_outputs)
+
+        def predict(queue, work, n_rows):
+            walk.predict(queue, model, rows, work, plan, self.loss, found, n_rows)
+
+        self._in_blocks(plan, False, predict)
+        out[:] = found.data.copy_to_host().reshape(out.shape)
+        return out
+
+    def _in_blocks(self, plan: Plan, with_slopes: bool, put) -> None:
+        """Runs what ``put(queue, work, n_rows)`` launches, over all rows of a plan."""
+        n = plan.losses.size
+        work = self._workspace(min(n, BLOCK_ROWS), with_slopes)
+        for start in range(0, n, BLOCK_ROWS):
+            queue = Queue()
+            put(queue, work, min(BLOCK_ROWS, n - start))
+            queue.run()
+
+    # ---------------------------------------------------------------- memory
+
+    def _model(self, grads) -> Model:
+        moments = self._none if self._moments is None else self._moments.on_device()
+        is_weight = None if self._moments is None else self._is_weight
+        return Model(self.network.layers, self._params.on_device(), grads, moments, is_weight)
+
+    def _workspace(self, n_rows: int, with_slopes: bool) -> Workspace:
+        """Room for `n_rows` rows, made once."""
+        network, kind, capacity = self.network, self._kind, round_up(max(n_rows, 1))
+        if (capacity, with_slopes) not in self._workspaces:
+            size = capacity * network.output_width
+            check_size(size, f"the output of all layers for {capacity} rows")
+            self._workspaces[capacity, with_slopes] = Workspace(
+                inputs=zeros(capacity * int(network.layers["in_stride"][0]), kind),
+                outputs=zeros(size, kind),
+                slopes=zeros(size if with_slopes else 0, kind),
+                none=self._none,
+                squares=zeros(n_sums(network.n_params), kind),
+                clip=upload(np.ones(1, kind)),
+                capacity=capacity,
+            )
+        return self._workspaces[capacity, with_slopes]
+
+    def _plan(self, n: int, scale: float) -> Plan:
+        """All rows as they stand, in blocks."""
+        n_blocks = -(-n // BLOCK_ROWS)
+        plan = _new_plan(empty(0, np.uint32), n, n_blocks, self._kind)
+        return plan._replace(scales=upload(np.full(n_blocks, scale, self._kind)))
+
+    def _sum_of_losses(self, plan: Plan, targets: Targets) -> float:
+        """Weighted sum of the losses that a plan has left."""
+        sums, queue = empty(plan.scales.size, self._kind), Queue()
+        sum_of_batches(queue, plan.losses, sums, BLOCK_ROWS)
+        queue.run()
+        total = self._loss_factor * float(sums.copy_to_host().sum(dtype=np.float64))
+        return total + float(np.sum(self._constants(targets.host, slice(None)) * targets.host.weights))
+
+    @property
+    def _loss_factor(self) -> float:
+        """scikit-learn's squared error is the mean over outputs."""
+        return 1.0 / self.n_outputs if self.loss == Loss.SQUARED_ERROR else 1.0
+
+    def _constants(self, targets, order) -> np.ndarray:
+        """What the loss of a row has beside that of the GPU: Poisson's is zero where the prediction is exact."""
+        if self.loss != Loss.POISSON:
+            return np.zeros(1)
+        values = targets.values[order].astype(np.float64)
+        return (xlogy(values, values) - values).sum(axis=1)
