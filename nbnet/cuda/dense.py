@@ -16,14 +16,16 @@ import numpy as np
 from numba import uint32, uint64
 
 from ..cpu.dense import Matrix
+from ..network import Activation
 from .intrinsics import load4, store4
 from .jit import cuda, cuda_kernel, device_function
 from .maths import maths
-from .product import add_product, n_blocks
+from .product import End, add_product, n_blocks
 from .reductions import WARP
 
 GATHER_COLUMNS = 4 * WARP  # columns of a block of `gather` and `sparse_forward`
 GATHER_ROWS = 4
+SHORT = (Activation.IDENTITY, Activation.RELU, Activation.LEAKY_RELU)  # a few instructions each
 COLUMN_SUMS = 8  # threads that add up one column of a bias's gradient
 SPARSE_RANGES = 64  # ranges of inputs, each with blocks of its own, in the gradient of a weight under CSR rows
 
@@ -86,40 +88,55 @@ class Activated(NamedTuple):
     bias: Matrix
 
 
-@functools.cache
-def activate_rows(dtype, activation, with_slopes):
-    """A device function: four columns of one row become activation(z + bias); their slopes go where their gradients
-    will be.
+@device_function
+def _add_bias(out, sizes, row, column, z0, z1, z2, z3):
+    b0, b1, b2, b3 = load4(out.bias.data, out.bias.start + column)
+    store4(out.y.data, out.y.start + row * out.y.stride + column, z0 + b0, z1 + b1, z2 + b2, z3 + b3)
 
-    Columns from n_columns on are pads: they become zero, whatever activation(0) is.
-    """
+
+@functools.cache
+def _activate(dtype, activation, with_slopes):
+    """A device function: four values of a row become activations, and leave their slopes."""
     activate, slope = maths(dtype.name).activate, maths(dtype.name).activation_slope
 
     @device_function
-    def finish(out, sizes, row, column, z0, z1, z2, z3):
-        b0, b1, b2, b3 = load4(out.bias.data, out.bias.start + column)
-        z0, z1, z2, z3 = z0 + b0, z1 + b1, z2 + b2, z3 + b3
+    def activate_four(out, sizes, row, column, z0, z1, z2, z3):
         y0, y1 = activate(activation, z0), activate(activation, z1)
         y2, y3 = activate(activation, z2), activate(activation, z3)
         at = out.y.start + row * out.y.stride + column
         if with_slopes:
-            store4(
-                out.slopes,
-                at,
-                slope(activation, z0, y0),
-                slope(activation, z1, y1),
-                slope(activation, z2, y2),
-                slope(activation, z3, y3),
-            )
+            s0, s1 = slope(activation, z0, y0), slope(activation, z1, y1)
+            s2, s3 = slope(activation, z2, y2), slope(activation, z3, y3)
+            store4(out.slopes, at, s0, s1, s2, s3)
         n_columns = sizes[1]
-        if column + uint32(3) >= n_columns:
-            y0 = y0 if column < n_columns else dtype(0)
-            y1 = y1 if column + uint32(1) < n_columns else dtype(0)
-            y2 = y2 if column + uint32(2) < n_columns else dtype(0)
-            y3 = dtype(0)
+        y0 = y0 if column < n_columns else dtype(0)
+        y1 = y1 if column + uint32(1) < n_columns else dtype(0)
+        y2 = y2 if column + uint32(2) < n_columns else dtype(0)
+        y3 = y3 if column + uint32(3) < n_columns else dtype(0)
         store4(out.y.data, at, y0, y1, y2, y3)
 
-    return finish
+    return activate_four
+
+
+@functools.cache
+def activate_rows(dtype, activation, with_slopes):
+    """On a tile just stored: z in `y` becomes activation(z); its slope goes where its gradient will be.
+
+    Columns from n_columns on are pads: they become zero, whatever activation(0) is. Returns the `End` of a product.
+    """
+    activate_four = _activate(dtype, activation, with_slopes)
+
+    @device_function
+    def at_once(out, sizes, row, column, z0, z1, z2, z3):
+        b0, b1, b2, b3 = load4(out.bias.data, out.bias.start + column)
+        activate_four(out, sizes, row, column, z0 + b0, z1 + b1, z2 + b2, z3 + b3)
+
+    @device_function
+    def later(out, sizes, row, column):
+        z0, z1, z2, z3 = load4(out.y.data, out.y.start + row * out.y.stride + column)
+        activate_four(out, sizes, row, column, z0, z1, z2, z3)
+
+    return End(at_once) if activation in SHORT else End(_add_bias, later)
 
 
 def _activated(params, layer, y, slopes):
@@ -144,12 +161,14 @@ def dense_forward(queue, x, params, layer, y, slopes, n_rows):
         wanted.
     """
     weight = matrix(params, layer["weight_start"], layer["out_stride"])
-    out, finish = _activated(params, layer, y, slopes)
-    add_product(queue, x, weight, out, (n_rows, layer["n_out"], layer["n_in"]), finish, True, False)
+    out, end = _activated(params, layer, y, slopes)
+    add_product(queue, x, weight, out, (n_rows, layer["n_out"], layer["n_in"]), end, True, False)
 
 
 @functools.cache
-def _sparse_forward_kernel(dtype, finish):
+def _sparse_forward_kernel(dtype, end):
+    store, revisit = end.store, end.revisit
+
     @cuda_kernel(WARP * GATHER_ROWS)
     def sparse_forward(rows, batch, weight, out, sizes):
         i = uint32(cuda.blockIdx.y) * uint32(GATHER_ROWS) + uint32(cuda.threadIdx.y)
@@ -166,7 +185,8 @@ def _sparse_forward_kernel(dtype, finish):
                 z1 += value * w1
                 z2 += value * w2
                 z3 += value * w3
-            finish(out, sizes, i, column, z0, z1, z2, z3)
+            store(out, sizes, i, column, z0, z1, z2, z3)
+            revisit(out, sizes, i, column)
 
     return sparse_forward
 
@@ -174,8 +194,8 @@ def _sparse_forward_kernel(dtype, finish):
 def sparse_forward(queue, rows, batch, params, layer, y, slopes, n_rows):
     """`dense_forward` for CSR rows ``order[i]``: only the entries that are there are read and multiplied."""
     weight = matrix(params, layer["weight_start"], layer["out_stride"])
-    out, finish = _activated(params, layer, y, slopes)
-    kernel = _sparse_forward_kernel(getattr(numba, params.dtype.name), finish)
+    out, end = _activated(params, layer, y, slopes)
+    kernel = _sparse_forward_kernel(getattr(numba, params.dtype.name), end)
     grid = n_blocks(layer["out_stride"], GATHER_COLUMNS), n_blocks(n_rows, GATHER_ROWS)
     sizes = np.uint32(n_rows), np.uint32(layer["n_out"])
     queue.add(kernel, grid, (WARP, GATHER_ROWS), rows, batch, weight, out, sizes)
@@ -224,7 +244,7 @@ def dense_backward(queue, grad_y, params, layer, grad_x, n_rows):
     """
     weight = matrix(params, layer["weight_start"], layer["out_stride"])
     sizes = n_rows, layer["n_in"], layer["n_out"]
-    add_product(queue, grad_y, weight, Stored(grad_x), sizes, _times_slopes, True, True)
+    add_product(queue, grad_y, weight, Stored(grad_x), sizes, End(_times_slopes), True, True)
 
 
 def dense_weight_gradient(queue, x, grad_y, layer, grads, n_rows, accumulate):
@@ -240,7 +260,7 @@ def dense_weight_gradient(queue, x, grad_y, layer, grads, n_rows, accumulate):
     """
     grad = Stored(matrix(grads, layer["weight_start"], layer["out_stride"]))
     sizes = layer["n_in"], layer["n_out"], n_rows
-    add_product(queue, x, grad_y, grad, sizes, _add if accumulate else _overwrite, False, False)
+    add_product(queue, x, grad_y, grad, sizes, End(_add if accumulate else _overwrite), False, False)
 
 
 @functools.cache
@@ -249,7 +269,7 @@ def _sparse_gradient_kernel(dtype, accumulate):
     def sparse_weight_gradient(rows, batch, grad_y, grad, sizes):
         n_rows, n_in, k_each = sizes
         column = uint32(cuda.blockIdx.x) * uint32(WARP) + uint32(cuda.threadIdx.x)
-        k_start = uint32(cuda.blockIdx.y) * k_each
+        k_start = uint32(uint32(cuda.blockIdx.y) * k_each)
         k_stop = min(n_in, uint32(k_start + k_each))
         if column < grad.stride:
             if not accumulate:

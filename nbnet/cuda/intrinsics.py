@@ -38,20 +38,18 @@ else:
     from numba.cuda.extending import intrinsic
     from numba.cuda.typing import signature
 
-    def _pointer4(context, builder, array_type, array, index_type, index):
+    def _pointer4(context, builder, array_type, array, index):
         """Address of four elements, and the type of the four."""
-        if index_type.bitwidth < 64:  # an index is never negative, and a pointer's offset would be sign-extended
-            index = builder.zext(index, ir.IntType(64))
         pointer = builder.gep(context.make_array(array_type)(context, builder, array).data, [index], inbounds=True)
         four = ir.VectorType(pointer.type.pointee, 4)
         return builder.bitcast(pointer, four.as_pointer(pointer.type.addrspace)), four
 
     @intrinsic
     def load4(typingctx, vector, i):
-        """(vector[i], ..., vector[i + 3]) in loads of 16 bytes; i is unsigned and a multiple of 4."""
+        """(vector[i], ..., vector[i + 3]) in loads of 16 bytes; i is a multiple of 4, and below 2**31 if of 32 bits."""
 
         def generate(context, builder, sig, args):
-            pointer, _ = _pointer4(context, builder, sig.args[0], args[0], sig.args[1], args[1])
+            pointer, _ = _pointer4(context, builder, sig.args[0], *args)
             loaded = builder.load(pointer)
             loaded.align = 16
             elements = [builder.extract_element(loaded, ir.IntType(32)(k)) for k in range(4)]
@@ -61,10 +59,10 @@ else:
 
     @intrinsic
     def store4(typingctx, vector, i, v0, v1, v2, v3):
-        """``vector[i : i + 4] = v0, v1, v2, v3`` in stores of 16 bytes; i is unsigned and a multiple of 4."""
+        """``vector[i : i + 4] = v0, v1, v2, v3`` in stores of 16 bytes; i is as for `load4`."""
 
         def generate(context, builder, sig, args):
-            pointer, four = _pointer4(context, builder, sig.args[0], args[0], sig.args[1], args[1])
+            pointer, four = _pointer4(context, builder, sig.args[0], *args[:2])
             value = ir.Constant(four, ir.Undefined)
             for k in range(4):
                 value = builder.insert_element(value, args[2 + k], ir.IntType(32)(k))

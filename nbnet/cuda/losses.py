@@ -167,8 +167,8 @@ def _sum_kernel(dtype):
     @cuda_kernel(BLOCK)
     def sum_of_batches(losses, sums, batch_size):
         number = uint32(cuda.blockIdx.x)
-        start = number * batch_size
-        stop = min(start + batch_size, losses.size)
+        start = uint32(number * batch_size)
+        stop = min(uint32(start + batch_size), uint32(losses.size))
         total = dtype(0)
         for position in range(start + uint32(cuda.threadIdx.x), stop, BLOCK):
             total += losses[position]

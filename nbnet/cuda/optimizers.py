@@ -45,9 +45,9 @@ def _update_kernel(dtype, name, update, n_moments):
 
     @cuda_kernel(BLOCK)
     def optimizer_step(params, grads, moments, is_weight, steps, clip, rule, squares):
-        start = (uint32(cuda.blockIdx.x) * uint32(BLOCK) + uint32(cuda.threadIdx.x)) * uint32(EACH)
+        start = uint32((uint32(cuda.blockIdx.x) * uint32(BLOCK) + uint32(cuda.threadIdx.x)) * uint32(EACH))
         total = zero
-        if start < params.size:
+        if start < uint32(params.size):
             number = steps.position[1]
             rate, l2, decay = steps.rates[number], zero, zero
             weight = is_weight[start // uint32(FLAGGED)] > 0
@@ -154,9 +154,9 @@ def _squares_kernel(dtype):
 
     @cuda_kernel(BLOCK)
     def sum_of_squares(x, squares):
-        start = (uint32(cuda.blockIdx.x) * uint32(BLOCK) + uint32(cuda.threadIdx.x)) * uint32(EACH)
+        start = uint32((uint32(cuda.blockIdx.x) * uint32(BLOCK) + uint32(cuda.threadIdx.x)) * uint32(EACH))
         total = zero
-        if start < x.size:
+        if start < uint32(x.size):
             x0, x1, x2, x3 = load4(x, start)
             total = x0 * x0 + x1 * x1 + x2 * x2 + x3 * x3
         total = sum_of_block(total)

@@ -36,6 +36,28 @@ class Tile(NamedTuple):
 TILES = (Tile(128, 128, 8, 8), Tile(64, 64, 16, 4), Tile(32, 32, 32, 4))
 
 
+@device_function
+def _nothing(out, sizes, row, column):
+    pass
+
+
+class End(NamedTuple):
+    """What happens to the sums of a product, four columns of one row at a time.
+
+    ``store(out, sizes, row, column, v0, v1, v2, v3)`` puts them into memory while the others are in registers, so it is
+    short: the compiler copies it for each four that a thread has. ``revisit(out, sizes, row, column)`` comes after all
+    of them, to the same four, and may be long.
+    """
+
+    store: object
+    revisit: object = _nothing
+
+    @property
+    def revisits(self) -> bool:
+        """Whether there is a second pass."""
+        return self.revisit is not _nothing
+
+
 def choose_tile(n_rows: int, n_columns: int, dtype) -> Tile:
     """The tile for a product of this size; in float64 only those whose sums fit in registers."""
     tiles = [tile for tile in TILES if dtype == np.float32 or tile.own == 4]
@@ -119,11 +141,11 @@ def _multiply(dtype, tile, a_along_k, b_along_k):
     def add_products(total, a_own, b_own, a_shared, b_shared, at_a, at_b):
         for h in range(patches):
             a_own[h * 4], a_own[h * 4 + 1], a_own[h * 4 + 2], a_own[h * 4 + 3] = load4(
-                a_shared, uint32(at_a + uint32(h * rows_apart))
+                a_shared, at_a + uint32(h * rows_apart)
             )
         for h in range(patches):
             b_own[h * 4], b_own[h * 4 + 1], b_own[h * 4 + 2], b_own[h * 4 + 3] = load4(
-                b_shared, uint32(at_b + uint32(h * columns_apart))
+                b_shared, at_b + uint32(h * columns_apart)
             )
         for i in range(own):
             for j in range(own):
@@ -151,8 +173,8 @@ def _multiply(dtype, tile, a_along_k, b_along_k):
             if more:
                 load_a(a, row, k, sizes[0], sizes[2], a_next, thread)
                 load_b(b, column, k, sizes[1], sizes[2], b_next, thread)
-            at_a = uint32(turn * uint32(size_a) + own_a)
-            at_b = uint32(turn * uint32(size_b) + own_b)
+            at_a = turn * uint32(size_a) + own_a
+            at_b = turn * uint32(size_b) + own_b
             for _ in range(0, depth, 4):
                 add_products(total, a_own, b_own, a_shared, b_shared, at_a, at_b)
                 add_products(total, a_own, b_own, a_shared, b_shared, at_a + uint32(pitch_a), at_b + uint32(pitch_b))
@@ -162,7 +184,7 @@ def _multiply(dtype, tile, a_along_k, b_along_k):
                 add_products(
                     total, a_own, b_own, a_shared, b_shared, at_a + uint32(3 * pitch_a), at_b + uint32(3 * pitch_b)
                 )
-                at_a, at_b = uint32(at_a + uint32(4 * pitch_a)), uint32(at_b + uint32(4 * pitch_b))
+                at_a, at_b = at_a + uint32(4 * pitch_a), at_b + uint32(4 * pitch_b)
             if not more:
                 break
             turn = turn ^ uint32(1)
@@ -175,13 +197,14 @@ def _multiply(dtype, tile, a_along_k, b_along_k):
 
 
 @functools.cache
-def _product_kernel(dtype, tile, a_along_k, b_along_k, finish):
-    """A kernel: each block multiplies its tile and gives quadruples of a row to ``finish(out, row, column, v)``."""
+def _product_kernel(dtype, tile, a_along_k, b_along_k, end):
+    """A kernel: each block multiplies its tile; `end` takes four sums of a row at a time."""
     multiply = _multiply(dtype, tile, a_along_k, b_along_k)
     own, n_own = tile.own, tile.own**2
     patches, across = tile.own // 4, tile.columns // tile.own
     rows_apart, columns_apart = tile.rows // patches, tile.columns // patches
     tile_rows, tile_columns = tile.rows, tile.columns
+    store, revisit, revisits = end.store, end.revisit, end.revisits
 
     @cuda_kernel(tile.threads, 2 if tile.threads == 256 and dtype is numba.float32 else 1)
     def product(a, b, out, sizes):
@@ -198,15 +221,22 @@ def _product_kernel(dtype, tile, a_along_k, b_along_k, finish):
                 row = uint32(own_row + uint32((i // 4) * rows_apart + i % 4))
                 if row < sizes[0] and column < out.y.stride:
                     e = i * own + h * 4
-                    finish(out, sizes, row, column, total[e], total[e + 1], total[e + 2], total[e + 3])
+                    store(out, sizes, row, column, total[e], total[e + 1], total[e + 2], total[e + 3])
+        if revisits:
+            for h in range(patches):
+                column = uint32(own_column + uint32(h * columns_apart))
+                for i in range(own):
+                    row = uint32(own_row + uint32((i // 4) * rows_apart + i % 4))
+                    if row < sizes[0] and column < out.y.stride:
+                        revisit(out, sizes, row, column)
 
     return product
 
 
-def add_product(queue, a, b, out, sizes, finish, a_along_k, b_along_k):
-    """Launch a product of `sizes` (rows, columns, terms); `finish` makes its end for a precision."""
+def add_product(queue, a, b, out, sizes, end, a_along_k, b_along_k):
+    """Launch a product of `sizes` (rows, columns, terms), whose sums `end` puts into `out`."""
     kind = out.y.data.dtype
     tile = choose_tile(sizes[0], sizes[1], kind)
-    kernel = _product_kernel(getattr(numba, kind.name), tile, a_along_k, b_along_k, finish)
+    kernel = _product_kernel(getattr(numba, kind.name), tile, a_along_k, b_along_k, end)
     grid = n_blocks(sizes[1], tile.columns), n_blocks(sizes[0], tile.rows)
     queue.add(kernel, grid, tile.threads, a, b, out, tuple(np.uint32(size) for size in sizes))

@@ -1,0 +1,258 @@
+"""Compiles every kernel that training launches for several generations of GPUs, without one, and inspects the code.
+
+    python .ci/ptx.py [--cc 7.5 8.0 9.0 10.0] [--keep FOLDER] [-v]
+
+Networks of all kinds are walked as training does, with arrays of the host in the place of the GPU's; what would be
+launched is compiled. A line for each kernel; exit status 1 if one does not compile, spills registers, keeps a local
+array in memory (a stack frame), computes in float64 where the network does not, needs more registers than its block may
+have, or, for the largest tile of a product, if less than 85 % of its inner loop are multiplications. Needs the extra
+cuda-dev: no driver, no GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+from scipy.sparse import csr_array
+
+REGISTERS_A_PROCESSOR = 65536
+REGISTERS = r"Used (\d+) registers"
+SHARE = 0.85  # of multiplications in the inner loop of the largest tile
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cc", nargs="+", default=["7.5", "8.0", "9.0", "10.0"], help="compute capabilities")
+    parser.add_argument("--keep", type=Path, help="folder for the machine code")
+    parser.add_argument("-v", action="store_true", help="a line for each kernel, not only for those that fail")
+    arguments = parser.parse_args()
+    if len(arguments.cc) > 1:  # a process for each: parts of kernels are compiled for the first capability only
+        commands = [[sys.executable, *sys.argv, "--cc", cc] for cc in arguments.cc]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            return max(pool.map(lambda command: subprocess.run(command).returncode, commands))
+    return check(tuple(int(n) for n in arguments.cc[0].split(".")), arguments.keep, arguments.v)
+
+
+def check(cc: tuple[int, int], keep: Path | None, verbose: bool) -> int:
+    """Compile and inspect everything for one compute capability."""
+    pretend_gpu(cc)
+    found, n_failed = kernels(), 0
+    with tempfile.TemporaryDirectory() as folder:
+        for name, (kernel, signature) in found.items():
+            try:
+                code = assemble(compile_ptx(kernel, signature, cc), cc, Path(keep or folder), name)
+                faults = inspect_code(kernel, name, code)
+            except Exception as error:  # whatever keeps a kernel from compiling is what this program is to find
+                code, faults = "", [f"{type(error).__name__}: {error}"]
+            n_failed += bool(faults)
+            if faults or verbose:
+                print(f"sm_{cc[0]}{cc[1]:<3}{name:72s} {summary(code)} {'; '.join(faults)}", flush=True)
+    print(f"sm_{cc[0]}{cc[1]}: {len(found) - n_failed} of {len(found)} kernels are as they should be", flush=True)
+    return int(n_failed > 0)
+
+
+# ---------------------------------------------------------------- what training launches
+
+
+class HostArray(np.ndarray):
+    """Stands for an array of the GPU while launches are put together."""
+
+    def copy_to_host(self, out=None):
+        return np.asarray(self) if out is None else out
+
+    def copy_to_device(self, source):
+        pass
+
+
+def pretend_gpu(cc: tuple[int, int]) -> None:
+    """The compiler asks the driver for the GPU; here is none, so it is told."""
+    from numba.cuda import compiler, dispatcher
+
+    gpu = SimpleNamespace(compute_capability=cc, name=b"none", id=0, MULTIPROCESSOR_COUNT=132)
+    dispatcher.get_current_device = compiler.get_current_device = lambda: gpu
+
+    from nbnet.cuda import launch
+
+    launch.cuda = SimpleNamespace(
+        to_device=lambda array: array.copy().view(HostArray),
+        device_array=lambda n, dtype: np.zeros(n, dtype).view(HostArray),
+        get_current_device=lambda: gpu,
+    )
+
+
+def kernels() -> dict:
+    """{name: (kernel, signature)} of all that training, evaluating and predicting launch, each once."""
+    from numba import typeof
+
+    found = {}
+    for dtype, launches in everything():
+        for launch in launches:
+            signature = tuple(typeof(arg) for arg in launch.args)
+            entry = launch.kernel, signature
+            if entry not in found.values():
+                name = f"{launch.kernel.py_func.__name__} {dtype} {variant(launch.kernel)}"
+                n_same = sum(other.startswith(name) for other in found)
+                found[f"{name} {n_same}" if n_same else name] = entry
+    return found
+
+
+def variant(kernel) -> str:
+    """What tells kernels of one factory apart."""
+    made_with = inspect.getclosurevars(kernel.py_func).nonlocals
+    if "tile_rows" in made_with:
+        return f"{made_with['tile_rows']}x{made_with['tile_columns']} {made_with['store'].py_func.__name__}"
+    return ""
+
+
+def everything():
+    """Pairs (precision, launches) of networks that together launch every kernel there is."""
+    from nbnet.network import Activation, Loss, Optimizer
+
+    X = np.random.default_rng(0).normal(size=(40, 20))
+    for dtype in ("float32", "float64"):
+        table = X.astype(dtype)
+        for loss in Loss:
+            yield dtype, launches(table, loss, Activation.RELU, Optimizer.ADAM)
+        for activation in Activation if dtype == "float32" else (Activation.TANH, Activation.GELU):
+            yield dtype, launches(table, Loss.HUBER, activation, Optimizer.SGD)
+        yield dtype, launches(table, Loss.HUBER, Activation.RELU, Optimizer.SGD, nesterov=False)
+        yield dtype, launches(table, Loss.HUBER, Activation.RELU, Optimizer.ADAGRAD, dropout=0.5, max_grad_norm=1.0)
+        for other in ("float32", "float64"):
+            for rows in (X.astype(other), csr_array(X.astype(other))):
+                yield dtype, launches(rows, Loss.HUBER, Activation.RELU, Optimizer.SGD, dtype)
+        for width, n_rows in ((1024, 1024), (2048, 2048)):  # large enough for the larger tiles
+            wide = np.broadcast_to(np.zeros(1, dtype), (n_rows, width))
+            for activation in (Activation.RELU, Activation.GELU):
+                yield dtype, launches(wide, Loss.HUBER, activation, Optimizer.SGD, width=width, batch_size=n_rows)
+
+
+def launches(X, loss, activation, optimizer, dtype=None, *, width=24, batch_size=8, dropout=0.0, **options) -> list:
+    """All launches of the calls that a fit and a prediction make."""
+    from nbnet.cuda import session as gpu
+    from nbnet.network import DenseSpec, Loss, build
+
+    recorded = []
+    gpu.Queue.run = lambda queue, times=1: recorded.extend(queue.launches)
+    dtype, n, n_outputs = np.dtype(dtype or X.dtype), X.shape[0], 5
+    hidden = [DenseSpec(width, activation, dropout)] * 2
+    network = build(X.shape[1], [*hidden, DenseSpec(n_outputs)])
+    session = gpu.Session(network, np.zeros(network.n_params, dtype), loss)
+    by_label = loss == Loss.SOFTMAX_CROSS_ENTROPY
+    labels, values = (np.zeros(n), None) if by_label else (None, np.zeros((n, n_outputs)))
+    rows, targets = gpu.as_rows(X), gpu.as_targets(labels, values, np.ones(n), n_outputs, dtype)
+    session.prepare(optimizer, batch_size, **options)
+    steps = np.zeros(-(-n // batch_size))
+    session.train_epoch(rows, targets, np.arange(n), steps, steps, 0)
+    gpu.BLOCK_ROWS = max(n // 2, 1)
+    session.loss_and_gradient(rows, targets, 0.0)
+    session.evaluate(rows, targets)
+    session.predict(rows)
+    return recorded
+
+
+# ---------------------------------------------------------------- compiling and inspecting
+
+
+def compile_ptx(kernel, signature, cc) -> str:
+    """The kernel in NVIDIA's virtual instructions."""
+    from numba import cuda
+
+    bounds = kernel.targetoptions["launch_bounds"]
+    ptx, _ = cuda.compile(
+        kernel.py_func, signature, cc=cc, output="ptx", abi="numba", device=False, launch_bounds=bounds
+    )
+    return ptx
+
+
+def find_tool(name: str) -> str | None:
+    """A program of the CUDA toolkit, from a package or the path."""
+    for folder in sys.path:
+        for path in Path(folder).glob(f"nvidia/*/bin/{name}"):
+            return str(path)
+    return shutil.which(name)
+
+
+def assemble(ptx: str, cc, folder: Path, name: str) -> str:
+    """What ptxas reports of the kernel, and its machine code where there is a disassembler."""
+    path = folder / f"{re.sub('[^a-zA-Z0-9]+', '_', name)}.sm_{cc[0]}{cc[1]}"
+    source, machine_code = path.with_suffix(path.suffix + ".ptx"), path.with_suffix(path.suffix + ".cubin")
+    source.write_text(ptx)
+    command = [find_tool("ptxas"), "-v", "-O3", f"-arch=sm_{cc[0]}{cc[1]}", str(source), "-o", str(machine_code)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(done.stderr.strip()[:500])
+    listing = ""
+    if find_tool("nvdisasm"):
+        listing = subprocess.run(
+            [find_tool("nvdisasm"), "-c", str(machine_code)], capture_output=True, text=True, check=True
+        ).stdout
+    return f"{done.stderr}\n{ptx}\n{listing}"
+
+
+def largest(pattern: str, code: str) -> int:
+    """Largest of the numbers that a pattern finds; 0 for none."""
+    return max((int(n) for n in re.findall(pattern, code)), default=0)
+
+
+def summary(code: str) -> str:
+    """Registers, shared memory, and the mix of the inner loop."""
+    registers, shared = largest(REGISTERS, code), largest(r"(\d+) bytes smem", code)
+    text = f"{registers:3d} registers {shared:6d} shared"
+    n_all, n_products = inner_loop(code)
+    return f"{text} loop {n_products}/{n_all}" if n_products > 16 else text
+
+
+def inspect_code(kernel, name: str, code: str) -> list[str]:
+    """What is wrong with a kernel."""
+    faults = []
+    if largest(r"(\d+) bytes spill", code):
+        faults.append("spills registers")
+    if largest(r"(\d+) bytes stack frame", code):
+        faults.append("has a stack frame")
+    n_double = sum(1 for line in code.splitlines() if re.match(r"\s+(@\S+ )?\w\S*\.f64\b", line) and not is_move(line))
+    if n_double and "float32" in name:
+        faults.append(f"{n_double} instructions in float64")
+    threads, blocks = kernel.targetoptions["launch_bounds"]
+    if largest(REGISTERS, code) * threads * blocks > REGISTERS_A_PROCESSOR:
+        faults.append(f"too many registers for {blocks} blocks of {threads} threads")
+    n_all, n_products = inner_loop(code)
+    if "128x128" in name and n_all and n_products < SHARE * n_all:
+        faults.append(f"{n_products} of {n_all} instructions of the inner loop multiply")
+    return faults
+
+
+def is_move(line: str) -> bool:
+    """Whether an instruction only brings a float64 from memory or rounds it: rows of X may be in float64."""
+    return bool(re.search(r"\b(ld|st|mov|cvt)\.", line))
+
+
+def inner_loop(code: str) -> tuple[int, int]:
+    """Instructions, and multiplications among them, of the loop that multiplies most."""
+    opcodes, labels, best = [], {}, (0, 0)
+    for line in code.splitlines():
+        if label := re.match(r"(\.L_\w+):", line.strip()):
+            labels[label[1]] = len(opcodes)
+        elif instruction := re.match(r"\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)(.*)", line):
+            opcodes.append(instruction[1])
+            target = re.search(r"`\((\.L_\w+)\)", instruction[2])
+            if target and target[1] in labels:
+                loop = [opcode for opcode in opcodes[labels[target[1]] :] if opcode != "NOP"]
+                n_products = sum(opcode.startswith(("FFMA", "DFMA")) for opcode in loop)
+                if n_products * max(best[0], 1) > best[1] * len(loop):
+                    best = len(loop), n_products
+    return best
+
+
+if __name__ == "__main__":
+    sys.exit(main())
