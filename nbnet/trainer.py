@@ -221,12 +221,11 @@ def check_batch_size(batch_size: int | str, n_samples: int) -> int:
     return int(np.clip(batch_size, 1, n_samples))
 
 
-def predictions_overflow(params: np.ndarray, evaluate: Callable[[], float]) -> bool:
-    """Whether the parameters, or what they predict for finite input, are not finite.
+def predictions_overflow(largest: float, evaluate: Callable[[], float]) -> bool:
+    """Whether the parameters, of which the `largest` is given, or what they predict for finite input, are not finite.
 
     Weights can be finite and yet so large that predictions overflow: only then does the check cost a forward pass.
     """
-    largest = max(float(params.max()), -float(params.min()))  # NaN if there is one
     if not np.isfinite(largest):
         return True
     return largest > LARGE_WEIGHT and not np.isfinite(evaluate())
@@ -374,7 +373,7 @@ class StochasticTraining:
         self.state = state._replace(n_steps=state.n_steps + self.n_batches, n_epochs=state.n_epochs + 1)
         loss = float(result.loss)
         finite = np.isfinite(loss) and loss <= self.largest_loss
-        finite = finite and not predictions_overflow(self.session.params, self.evaluate_training_rows)
+        finite = finite and not predictions_overflow(self.session.largest_weight(), self.evaluate_training_rows)
         scores = {}
         if finite:
             scores = validate(self.session, self.validation)

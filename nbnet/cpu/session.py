@@ -237,6 +237,10 @@ class Session:
             weight_of(grads, row)[:] += (alpha * scale) * weight
         return loss, grads
 
+    def largest_weight(self) -> float:
+        """Largest absolute value of the parameters, not finite where one of them is not."""
+        return max(float(self.params.max()), -float(self.params.min()))  # NaN if there is one
+
     def snapshot(self, into=None):
         """What `restore` brings the parameters back to; `into` is an earlier one, whose memory is used again."""
         into = np.empty_like(self.params) if into is None else into

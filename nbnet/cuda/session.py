@@ -252,7 +252,7 @@ class Session:
             return EpochResult(float(np.sum(batch_losses * sizes) / order.size))
 
     def largest_weight(self) -> float:
-        """Largest absolute value of the parameters, not finite where one of them is not, after an epoch."""
+        """Largest absolute value of the parameters, not finite where one of them is not; after an epoch."""
         return self._largest_weight
 
     def loss_and_gradient(self, rows: Rows, targets: Targets, alpha: float) -> tuple[float, np.ndarray]:
@@ -261,10 +261,10 @@ class Session:
         weight_sum = float(targets.host.weights.sum(dtype=np.float64))
         scale = 1.0 / weight_sum if weight_sum > 0 else 0.0
         grads = zeros(self.network.n_params, self._kind)
-        model, work = self._model(grads), self._workspace(min(n, BLOCK_ROWS), True)
-        plan = self._plan(n, scale)
-        for start in range(0, n, BLOCK_ROWS):
-            queue, size = Queue(), min(BLOCK_ROWS, n - start)
+        block = min(n, cpu_session.FULL_ROWS)  # as on the CPU, where dropout's masks count rows within a block
+        model, work, plan = self._model(grads), self._workspace(block, True), self._plan(n, scale, block)
+        for start in range(0, n, block):
+            queue, size = Queue(), min(block, n - start)
             walk.full_gradient(queue, model, Data(rows, targets), work, plan, self._rule, start > 0, size)
             queue.run()
         loss = self._sum_of_losses(plan, targets) * scale
@@ -290,7 +290,7 @@ class Session:
 
     def evaluate(self, rows: Rows, targets: Targets) -> float:
         """Weighted mean loss of the rows, without penalty and without dropout."""
-        plan, data = self._plan(int(rows.n_rows), 1.0), Data(rows, targets)
+        plan, data = self._plan(int(rows.n_rows), 1.0, BLOCK_ROWS), Data(rows, targets)
         model, rule = self._model(self._none), self._rule
 
         def evaluate(queue, work, n_rows):
@@ -305,7 +305,7 @@ class Session:
         if out is None:
             out = np.empty((n, self.n_outputs), self._kind)
         check_size(out.size, "the predictions")
-        plan, model = self._plan(n, 1.0), self._model(self._none)
+        plan, model = self._plan(n, 1.0, BLOCK_ROWS), self._model(self._none)
         found = matrix(empty(out.size, self._kind), 0, self.n_outputs)
 
         def predict(queue, work, n_rows):
@@ -348,15 +348,15 @@ class Session:
             )
         return self._workspaces[capacity, with_slopes]
 
-    def _plan(self, n: int, scale: float) -> Plan:
+    def _plan(self, n: int, scale: float, block: int) -> Plan:
         """All rows as they stand, in blocks."""
-        n_blocks = -(-n // BLOCK_ROWS)
+        n_blocks = -(-n // block)
         plan = _new_plan(empty(0, np.uint32), n, n_blocks, self._kind)
         return plan._replace(scales=upload(np.full(n_blocks, scale, self._kind)))
 
     def _sum_of_losses(self, plan: Plan, targets: Targets) -> float:
         """Weighted sum of the losses that a plan has left."""
-        sums, queue = empty(plan.scales.size, self._kind), Queue()
+        sums, queue = empty(-(-plan.losses.size // BLOCK_ROWS), self._kind), Queue()
         sum_of_batches(queue, plan.losses, sums, BLOCK_ROWS)
         queue.run()
         total = self._loss_factor * float(sums.copy_to_host().sum(dtype=np.float64))
