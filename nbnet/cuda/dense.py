@@ -63,7 +63,7 @@ def _gather_kernel():
 
 
 def gather(queue, rows, batch, x, n_rows):
-    """``x[i] = rows[order[i]]`` for i in [i_start, i_stop), converted to x's type.
+    """``x[i] = rows[order[i]]`` for the rows of a batch, converted to x's type.
 
     Parameters
     ----------
@@ -119,7 +119,7 @@ def _activate(dtype, activation, with_slopes):
 
 
 @functools.cache
-def activate_rows(dtype, activation, with_slopes):
+def _end_of_layer(dtype, activation, with_slopes):
     """On a tile just stored: z in `y` becomes activation(z); its slope goes where its gradient will be.
 
     Columns from n_columns on are pads: they become zero, whatever activation(0) is. Returns the `End` of a product.
@@ -143,11 +143,11 @@ def _activated(params, layer, y, slopes):
     """Where the layer's output goes and how."""
     bias = matrix(params, layer["bias_start"], layer["out_stride"])
     dtype = getattr(numba, params.dtype.name)
-    return Activated(y, slopes, bias), activate_rows(dtype, int(layer["activation"]), slopes.size > 0)
+    return Activated(y, slopes, bias), _end_of_layer(dtype, int(layer["activation"]), slopes.size > 0)
 
 
 def dense_forward(queue, x, params, layer, y, slopes, n_rows):
-    """``y = activation(x @ weight + bias)`` for rows [i_start, i_stop).
+    """``y = activation(x @ weight + bias)`` for the rows of a batch.
 
     Parameters
     ----------
@@ -230,7 +230,7 @@ def _add(out, sizes, row, column, v0, v1, v2, v3):
 
 
 def dense_backward(queue, grad_y, params, layer, grad_x, n_rows):
-    """``grad_x = slopes * (grad_y @ weight.T)`` for rows [i_start, i_stop): back through a layer and the one below's
+    """``grad_x = slopes * (grad_y @ weight.T)`` for the rows of a batch: back through a layer and the one below's
     activation.
 
     Parameters
@@ -248,7 +248,7 @@ def dense_backward(queue, grad_y, params, layer, grad_x, n_rows):
 
 
 def dense_weight_gradient(queue, x, grad_y, layer, grads, n_rows, accumulate):
-    """``grad_weight[k] = sum over i of x[i, k] * grad_y[i]`` for rows k in [k_range[0], k_range[1]) of the weight.
+    """``grad_weight[k] = sum over i of x[i, k] * grad_y[i]`` for all rows k of the weight.
 
     Parameters
     ----------

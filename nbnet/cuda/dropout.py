@@ -39,7 +39,7 @@ def _dropout_kernel(dtype):
 
 
 def dropout_forward(queue, y, layer, slopes, seed, batch, number, n_rows):
-    """Multiplies y and its slopes by mask / (1 - p), for rows [i_start, i_stop).
+    """Multiplies y and its slopes by mask / (1 - p), for the rows of a batch.
 
     Column j of row i is kept where word ``j % 4`` of Philox's counter (j // 4, i, step, stream + 256 number) is at
     least ``p 2**32``.

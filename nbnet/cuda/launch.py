@@ -54,6 +54,11 @@ def n_processors() -> int:
     return int(cuda.get_current_device().MULTIPROCESSOR_COUNT)
 
 
+def compute_capability() -> tuple[int, int]:
+    """Generation of this thread's GPU."""
+    return tuple(cuda.get_current_device().compute_capability)
+
+
 def _allocate(allocate: Callable, n_bytes: int):
     try:
         return allocate()

@@ -25,7 +25,7 @@ LOWEST = -3e38  # below any logit; float32 has it
 
 
 @device_function
-def row_of_warp():
+def _row_of_warp():
     """Row of the batch that this warp has, and this lane."""
     return uint32(cuda.blockIdx.x) * uint32(ROWS) + uint32(cuda.threadIdx.y), uint32(cuda.threadIdx.x)
 
@@ -35,7 +35,7 @@ def _add(queue, kernel, n_rows, *args):
 
 
 @functools.cache
-def softmax_row(dtype):
+def _softmax_row(dtype):
     """A device function: (max(z), sum of exp(z - max(z))) of one row, in every lane."""
     exp = maths(dtype.name).exp
 
@@ -55,11 +55,11 @@ def softmax_row(dtype):
 
 @functools.cache
 def _softmax_kernel(dtype):
-    largest_and_total, exp, one = softmax_row(dtype), maths(dtype.name).exp, dtype(1)
+    largest_and_total, exp, one = _softmax_row(dtype), maths(dtype.name).exp, dtype(1)
 
     @cuda_kernel(WARP * ROWS)
     def softmax_cross_entropy(z, targets, batch, scales, smoothing, grad_z, losses, sizes):
-        i, lane = row_of_warp()
+        i, lane = _row_of_warp()
         n_rows, n_classes = sizes
         if i < n_rows:
             z_start, g_start = z.start + i * z.stride, grad_z.start + i * grad_z.stride
@@ -117,7 +117,7 @@ def _elementwise_kernel(dtype, loss):
 
     @cuda_kernel(WARP * ROWS)
     def elementwise_loss(z, targets, batch, scales, rule, grad_z, losses, sizes):
-        i, lane = row_of_warp()
+        i, lane = _row_of_warp()
         n_rows, n_outputs = sizes
         if i < n_rows:
             z_start, g_start = z.start + i * z.stride, grad_z.start + i * grad_z.stride
@@ -152,7 +152,7 @@ def elementwise_loss(queue, z, targets, batch, scales, rule, grad_z, losses, n_r
 
 
 def apply_loss(queue, z, targets, batch, scales, rule, grad_z, losses, n_rows):
-    """The loss of `rule` for rows [i_range[0], i_range[1]) of a batch."""
+    """The loss of `rule` for the rows of a batch."""
     if rule.loss == Loss.SOFTMAX_CROSS_ENTROPY:
         smoothing = rule.of_loss.label_smoothing
         softmax_cross_entropy(queue, z, targets, batch, scales, smoothing, grad_z, losses, n_rows)
@@ -187,12 +187,12 @@ def sum_of_batches(queue, losses, sums, batch_size):
 
 @functools.cache
 def _link_kernel(dtype, loss):
-    largest_and_total, inverse_link = softmax_row(dtype), maths(dtype.name).inverse_link
+    largest_and_total, inverse_link = _softmax_row(dtype), maths(dtype.name).inverse_link
     exp, softmax = maths(dtype.name).exp, loss == Loss.SOFTMAX_CROSS_ENTROPY
 
     @cuda_kernel(WARP * ROWS)
     def apply_inverse_link(z, batch, out, sizes):
-        i, lane = row_of_warp()
+        i, lane = _row_of_warp()
         n_rows, n_outputs = sizes
         if i < n_rows:
             z_start, o_start = z.start + i * z.stride, out.start + (batch.position[0] + i) * out.stride

@@ -36,7 +36,7 @@ def n_sums(n_params: int) -> int:
     return n_blocks(n_params, EACH * BLOCK)
 
 
-def _update_kernel(dtype, name, update, n_moments):
+def _update_kernel(dtype, update, n_moments):
     """A kernel that updates four parameters a thread: ``w, *moments = update(w, g, *moments, step, rule)``.
 
     Leaves the sum of squares of each block's weights, before, in `squares`.
@@ -75,12 +75,11 @@ def _update_kernel(dtype, name, update, n_moments):
         if cuda.threadIdx.x == 0:
             squares[cuda.blockIdx.x] = total
 
-    optimizer_step.__name__ = name
     return optimizer_step
 
 
 @functools.cache
-def sgd_step(dtype, nesterov):
+def _sgd_kernel(dtype, nesterov):
     """Kernel of SGD with momentum. See `optimizer_step`."""
     formula = maths(dtype.name).sgd_nesterov if nesterov else maths(dtype.name).sgd_momentum
 
@@ -89,11 +88,11 @@ def sgd_step(dtype, nesterov):
         w, velocity = formula(w, g, velocity, rate, rule.momentum)
         return w, velocity, unused
 
-    return _update_kernel(dtype, "sgd_step", update, 1)
+    return _update_kernel(dtype, update, 1)
 
 
 @functools.cache
-def adam_step(dtype):
+def _adam_kernel(dtype):
     """Kernel of Adam and AdamW. See `optimizer_step`."""
     formula = maths(dtype.name).adam
 
@@ -101,11 +100,11 @@ def adam_step(dtype):
     def update(w, g, mean, square, rate, decay, rule):
         return formula(w, g, mean, square, rate, decay, rule.gap_1, rule.gap_2, rule.epsilon)
 
-    return _update_kernel(dtype, "adam_step", update, 2)
+    return _update_kernel(dtype, update, 2)
 
 
 @functools.cache
-def adagrad_step(dtype):
+def _adagrad_kernel(dtype):
     """Kernel of Adagrad. See `optimizer_step`."""
     formula = maths(dtype.name).adagrad
 
@@ -114,11 +113,11 @@ def adagrad_step(dtype):
         w, square = formula(w, g, square, rate)
         return w, square, unused
 
-    return _update_kernel(dtype, "adagrad_step", update, 1)
+    return _update_kernel(dtype, update, 1)
 
 
 def optimizer_step(queue, params, grads, moments, is_weight, steps, clip, rule, squares):
-    """One update of all parameters; leaves the sums of squares of the weights before it in `squares`.
+    """One update of params; leaves the sums of squares of the weights before it in `squares`.
 
     Parameters
     ----------
@@ -139,11 +138,11 @@ def optimizer_step(queue, params, grads, moments, is_weight, steps, clip, rule, 
     """
     dtype = getattr(numba, params.dtype.name)
     if rule.optimizer == Optimizer.SGD:
-        kernel = sgd_step(dtype, rule.nesterov)
+        kernel = _sgd_kernel(dtype, rule.nesterov)
     elif rule.optimizer == Optimizer.ADAGRAD:
-        kernel = adagrad_step(dtype)
+        kernel = _adagrad_kernel(dtype)
     else:
-        kernel = adam_step(dtype)
+        kernel = _adam_kernel(dtype)
     args = params, grads, moments, is_weight, steps, clip, rule.of_step, squares
     queue.add(kernel, n_sums(params.size), BLOCK, *args)
 
@@ -169,28 +168,6 @@ def _squares_kernel(dtype):
 def sum_of_squares(queue, x, squares):
     """Sum of ``x[start:stop]**2``, of each block's part: partial sums in `squares` (n_sums,)."""
     queue.add(_squares_kernel(getattr(numba, x.dtype.name)), n_sums(x.size), BLOCK, x, squares)
-
-
-@functools.cache
-def _clip_kernel(dtype):
-    sum_of_block, one = block_sum(dtype), dtype(1)
-
-    @cuda_kernel(BLOCK)
-    def clip_factor(squares, max_grad_norm, clip):
-        total = dtype(0)
-        for block in range(cuda.threadIdx.x, squares.size, BLOCK):
-            total += squares[block]
-        norm = dtype(math.sqrt(sum_of_block(total)))
-        if cuda.threadIdx.x == 0:
-            clip[0] = max_grad_norm / norm if norm > max_grad_norm else one
-
-    return clip_factor
-
-
-def clip_factor(queue, squares, max_grad_norm, clip):
-    """min(1, max_grad_norm / norm of the gradient), from the partial sums of `sum_of_squares`, into ``clip[0]``."""
-    kernel = _clip_kernel(getattr(numba, clip.dtype.name))
-    queue.add(kernel, 1, BLOCK, squares, clip.dtype.type(max_grad_norm), clip)
 
 
 @functools.cache

@@ -15,7 +15,7 @@ from numba import uint32
 
 from .intrinsics import load4, store4
 from .jit import cuda, cuda_kernel, device_function
-from .launch import n_processors
+from .launch import compute_capability, n_processors
 
 
 class Tile(NamedTuple):
@@ -206,7 +206,10 @@ def _product_kernel(dtype, tile, a_along_k, b_along_k, end):
     tile_rows, tile_columns = tile.rows, tile.columns
     store, revisit, revisits = end.store, end.revisit, end.revisits
 
-    @cuda_kernel(tile.threads, 2 if tile.threads == 256 and dtype is numba.float32 else 1)
+    # With 128 registers a thread, two blocks of the largest tile fit; before Hopper, that many do not suffice.
+    blocks = 2 if tile.own == 8 and compute_capability() >= (9, 0) else 1
+
+    @cuda_kernel(tile.threads, blocks)
     def product(a, b, out, sizes):
         total = cuda.local.array(n_own, dtype)
         first_row = uint32(cuda.blockIdx.y) * uint32(tile_rows)

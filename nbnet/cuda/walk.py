@@ -7,6 +7,7 @@ Adding a layer means one branch in `forward`, one in `backward` and one in `grad
 from __future__ import annotations
 
 import functools
+import math
 from typing import NamedTuple
 
 import numba
@@ -26,7 +27,7 @@ from .dense import (
 from .dropout import dropout_forward
 from .jit import cuda, cuda_kernel
 from .losses import apply_inverse_link, apply_loss
-from .optimizers import clip_factor, optimizer_step, sum_of_squares
+from .optimizers import optimizer_step, sum_of_squares
 from .reductions import BLOCK, block_sum
 
 
@@ -207,11 +208,33 @@ def backpropagate(queue, model, data, plan, work, rule, n_rows):
     backward(queue, model, work, n_rows)
 
 
+@functools.cache
+def _clip_kernel(dtype):
+    sum_of_block, one = block_sum(dtype), dtype(1)
+
+    @cuda_kernel(BLOCK)
+    def clip_factor(squares, max_grad_norm, clip):
+        total = dtype(0)
+        for block in range(cuda.threadIdx.x, squares.size, BLOCK):
+            total += squares[block]
+        norm = dtype(math.sqrt(sum_of_block(total)))
+        if cuda.threadIdx.x == 0:
+            clip[0] = max_grad_norm / norm if norm > max_grad_norm else one
+
+    return clip_factor
+
+
+def clip_factor(queue, model, work, rule):
+    """min(1, max_grad_norm / norm of the gradient), into ``work.clip[0]``."""
+    sum_of_squares(queue, model.grads, work.squares)
+    kernel = _clip_kernel(getattr(numba, work.clip.dtype.name))
+    queue.add(kernel, 1, BLOCK, work.squares, work.clip.dtype.type(rule.max_grad_norm), work.clip)
+
+
 def descend(queue, model, plan, work, rule):
     """The update of all parameters by their gradient, which is clipped first where the rule says so."""
     if rule.max_grad_norm > 0.0:
-        sum_of_squares(queue, model.grads, work.squares)
-        clip_factor(queue, work.squares, rule.max_grad_norm, work.clip)
+        clip_factor(queue, model, work, rule)
     args = model.params, model.grads, model.moments, model.is_weight
     optimizer_step(queue, *args, plan.steps, work.clip, rule, work.squares)
 
@@ -221,7 +244,7 @@ def _next_batch_kernel(dtype):
     sum_of_block = block_sum(dtype)
 
     @cuda_kernel(BLOCK)
-    def next_batch(position, batch_size, squares, penalties):
+    def next_batch(position, batch_size, n_steps, squares, penalties):
         total = dtype(0)
         for block in range(cuda.threadIdx.x, squares.size, BLOCK):
             total += squares[block]
@@ -231,15 +254,17 @@ def _next_batch_kernel(dtype):
                 penalties[position[1]] = total
             position[0] += batch_size
             position[1] += uint32(1)
-            position[2] += uint32(1)
+            position[2] += n_steps
 
     return next_batch
 
 
-def next_batch(queue, plan, squares, batch_size):
-    """Records the step's sum of squares, if there are any, and moves the position to the next batch."""
+def next_batch(queue, plan, batch_size, squares):
+    """Moves the position to the next batch; `squares` are what a step has left of the weights, or no elements outside
+    training, where no step is counted and dropout keeps its masks."""
     kernel = _next_batch_kernel(getattr(numba, plan.penalties.dtype.name))
-    queue.add(kernel, 1, BLOCK, plan.batch.position, np.uint32(batch_size), squares, plan.penalties)
+    n_steps = np.uint32(squares.size > 0)
+    queue.add(kernel, 1, BLOCK, plan.batch.position, np.uint32(batch_size), n_steps, squares, plan.penalties)
 
 
 def train_step(queue, model, data, work, plan, rule, n_rows):
@@ -257,14 +282,14 @@ def train_step(queue, model, data, work, plan, rule, n_rows):
     backpropagate(queue, model, data, plan, work, rule, n_rows)
     gradients(queue, model, data.rows, plan.batch, work, False, n_rows)
     descend(queue, model, plan, work, rule)
-    next_batch(queue, plan, work.squares, n_rows)
+    next_batch(queue, plan, n_rows, work.squares)
 
 
 def full_gradient(queue, model, data, work, plan, rule, accumulate, n_rows):
     """Gradient of the loss over the next `n_rows` rows; `model.grads` is overwritten or added to."""
     backpropagate(queue, model, data, plan, work, rule, n_rows)
     gradients(queue, model, data.rows, plan.batch, work, accumulate, n_rows)
-    next_batch(queue, plan, work.none, n_rows)
+    next_batch(queue, plan, n_rows, work.none)
 
 
 def predict(queue, model, rows, work, plan, loss, out, n_rows):
@@ -279,11 +304,11 @@ def predict(queue, model, rows, work, plan, loss, out, n_rows):
     last = model.layers[-1]
     z = output_of(last, work.outputs, work.capacity)
     apply_inverse_link(queue, z, loss, last["n_out"], plan.batch, out, n_rows)
-    next_batch(queue, plan, work.none, n_rows)
+    next_batch(queue, plan, n_rows, work.none)
 
 
 def evaluate(queue, model, data, work, plan, rule, n_rows):
     """The loss of the next `n_rows` rows without dropout, left in `plan.losses`."""
     forward(queue, model, data.rows, plan.batch, work, work.none, 0, n_rows)
     loss_of_rows(queue, model, data.targets, plan, work, rule, n_rows)
-    next_batch(queue, plan, work.none, n_rows)
+    next_batch(queue, plan, n_rows, work.none)
