@@ -4,13 +4,24 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PYTEST_ARGS ?= -n 2
 
-.PHONY: demo test lint format docs bench clean
+.PHONY: demo test test-cuda test-gpu lint format docs bench clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m nbnet demo
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# CUDA kernels on a machine without a GPU, in an environment of its own: Numba's CUDA target is not for CPU tests.
+test-cuda: VENV := .venv-cuda
+test-cuda:
+	$(MAKE) --no-print-directory VENV=$(VENV) $(VENV)/.cuda-dev
+	NUMBA_ENABLE_CUDASIM=1 $(VENV)/bin/python -m pytest $(PYTEST_ARGS) tests/cuda_sim
+	$(VENV)/bin/python .ci/ptx.py
+
+test-gpu:
+	$(MAKE) --no-print-directory VENV=.venv-cuda .venv-cuda/.cuda-dev
+	.venv-cuda/bin/python -m pytest tests/gpu
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .
