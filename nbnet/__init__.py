@@ -15,6 +15,8 @@ _PUBLIC = {
     "Augmentation": "nbnet.images",
     "ImagePreprocessor": "nbnet.images",
     "load_images": "nbnet.images",
+    "load": "nbnet.estimators.stored",
+    "ModelFileError": "nbnet.model_files",
     "datasets": None,
 }
 
@@ -25,9 +27,11 @@ __all__ = [
     "ImagePreprocessor",
     "MLPClassifier",
     "MLPRegressor",
+    "ModelFileError",
     "TextEmbeddingClassifier",
     "__version__",
     "datasets",
+    "load",
     "load_images",
     "predict_clips",
 ]

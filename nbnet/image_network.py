@@ -69,6 +69,16 @@ class PoolSpec(NamedTuple):
     size: int | None = 2
 
 
+class Recipe(NamedTuple):
+    """The arguments of `build_images` that determine the table."""
+
+    image_shape: tuple[int, int, int]
+    specs: tuple[ConvSpec | ResidualSpec | PoolSpec, ...]
+    dense_specs: tuple[DenseSpec, ...]
+    padding: str
+    algorithm: str
+
+
 class ImageNetwork(NamedTuple):
     """The layer table of a network over images, and what it measures.
 
@@ -86,6 +96,8 @@ class ImageNetwork(NamedTuple):
         Elements of all maps per image.
     state_start : int
         Where the running statistics begin.
+    recipe : Recipe
+        What it was built from.
     """
 
     layers: np.ndarray
@@ -94,6 +106,7 @@ class ImageNetwork(NamedTuple):
     dense: Network
     image_width: int
     state_start: int
+    recipe: Recipe
 
     @property
     def image_layers(self) -> np.ndarray:
@@ -131,6 +144,7 @@ def build_images(
         Where a layer leaves nothing of the image, naming the layer and the image's size there.
     """
     table = _Table(image_shape, padding, algorithm)
+    recipe = Recipe(tuple(image_shape), tuple(specs), tuple(dense_specs), padding, algorithm)
     entries = [_describe(spec) for spec in specs] if entries is None else entries
     for number, (spec, entry) in enumerate(zip(specs, entries, strict=True), start=1):
         table.where = f"layer {number} {entry!r}"
@@ -140,7 +154,7 @@ def build_images(
             table.residual(spec)
         else:
             table.conv(spec)
-    return table.finish(dense_specs)
+    return table.finish(recipe)
 
 
 def _describe(spec) -> str:
@@ -221,14 +235,14 @@ class _Table:
 
     # ------------------------------------------------------------ places in memory
 
-    def finish(self, dense_specs) -> ImageNetwork:
+    def finish(self, recipe: Recipe) -> ImageNetwork:
         """The whole network: flattens, finds the readers of each map, lays out maps and parameters."""
         last = self.rows[-1]
         if last["kind"] == LayerKind.IMAGES or last["n_out"] % 16:
             n = int(last["out_height"] * last["out_width"] * last["n_out"])
             self.add(LayerKind.FLATTEN, n, 1, 1)
             last = self.rows[-1]
-        dense = build(int(last["out_height"] * last["out_width"] * last["n_out"]), dense_specs)
+        dense = build(int(last["out_height"] * last["out_width"] * last["n_out"]), recipe.dense_specs)
         layers = np.array(self.rows, LAYER)
         self.mark_readers(layers)
         image_width = self.place_maps(layers, int(dense.layers["in_stride"][0]))
@@ -241,9 +255,8 @@ class _Table:
                 row["state_start"] = n_params
                 n_params = round_up(n_params + 2 * int(row["out_stride"]), TENSOR_ALIGNMENT)
         dense = dense._replace(n_params=n_params)
-        return ImageNetwork(
-            np.concatenate([layers, dense.layers]), n_params, len(layers), dense, image_width, state_start
-        )
+        layers, n_images = np.concatenate([layers, dense.layers]), len(layers)
+        return ImageNetwork(layers, n_params, n_images, dense, image_width, state_start, recipe)
 
     @staticmethod
     def mark_readers(layers: np.ndarray) -> None:

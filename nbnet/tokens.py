@@ -68,6 +68,19 @@ def check_texts(X) -> list[str]:
     return texts
 
 
+def check_spellings(text: np.ndarray, starts: np.ndarray) -> None:
+    """Raise ValueError unless `text` (uint8) is UTF-8 and `starts` (int64) cut it into pieces of whole characters."""
+    try:
+        text.tobytes().decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"the words are not UTF-8: {error}") from None
+    lengths = np.diff(starts)
+    if not starts.size or starts[0] != 0 or starts[-1] != text.size or starts.min() < 0 or (lengths < 1).any():
+        raise ValueError("the words do not lie one behind the other.")
+    if (text[starts[:-1]] & 0xC0 == 0x80).any():
+        raise ValueError("a word begins within a character.")
+
+
 class TokenIndex:
     """Words and n-grams that have rows in an embedding table.
 
@@ -142,6 +155,60 @@ class TokenIndex:
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
         self._prepare()
+
+    # ---------------------------------------------------------------- as arrays
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """What `from_arrays` makes the index of, besides analysis and number of documents."""
+        text, starts = self._spellings
+        return {
+            "text": np.frombuffer(text, np.uint8),
+            "starts": starts,
+            "hashes": self._hashes,
+            "word_rows": self.word_rows,
+            "buckets": self._ngram_buckets,
+            "bucket_rows": self._ngram_rows,
+            "document_frequency": self.document_frequency,
+        }
+
+    @classmethod
+    def from_arrays(cls, analysis: Analysis, arrays: dict[str, np.ndarray], n_documents: int) -> TokenIndex:
+        """The index whose arrays these are: of the right types, one-dimensional, but otherwise not trusted.
+
+        Raises
+        ------
+        ValueError
+            Where they do not fit together: no kernel has seen them then.
+        """
+        index = cls(analysis)
+        text, starts, rows = arrays["text"], arrays["starts"], arrays["word_rows"]
+        named, n_words, n_rows = index._n_named, rows.size, arrays["document_frequency"].size
+        check_spellings(text, starts)
+        hashes = arrays["hashes"]
+        if starts.size != n_words + 1 or hashes.size != n_words:
+            raise ValueError(f"{n_words} words have {starts.size - 1} spellings and {hashes.size} hashes.")
+        if np.unique(hashes).size != n_words or (hashes & np.uint64(1) == 0).any():
+            raise ValueError("the hashes of the words are not distinct, or none that a word can have.")
+        are_named = np.array_equal(starts[: named + 1], np.arange(named + 1))
+        are_named = are_named and bytes(text[:named]) == index._spellings.text
+        if not are_named or not np.array_equal(hashes[:named], index._hashes):
+            raise ValueError("the boundary tokens are not the first words.")
+        buckets = arrays["buckets"]
+        if buckets.size != arrays["bucket_rows"].size or np.unique(buckets).size != buckets.size:
+            raise ValueError("the buckets are not distinct, or not as many as their rows.")
+        if buckets.size and not 0 <= buckets.min() <= buckets.max() < index._index.bucket_rows.size:
+            raise ValueError(f"the buckets are not all among the {index._index.bucket_rows.size} that there are.")
+        of_rows = np.sort(np.concatenate([rows, arrays["bucket_rows"]]))
+        if not np.array_equal(of_rows, np.arange(n_rows)) or not np.array_equal(rows[:named], np.arange(named)):
+            raise ValueError(f"words and buckets do not have the {n_rows} rows, each one its own.")
+        frequency = arrays["document_frequency"]
+        if frequency.min(initial=0) < 0 or frequency.max(initial=0) > n_documents:
+            raise ValueError(f"document frequencies are not from 0 to {n_documents}.")
+        index.n_documents, index.document_frequency, index.word_rows = n_documents, frequency, rows
+        index._hashes, index._spellings = hashes, Spellings(text.tobytes(), starts)
+        index._ngram_buckets, index._ngram_rows = buckets, arrays["bucket_rows"]
+        index._prepare()
+        return index
 
     # ---------------------------------------------------------------- words
 

@@ -26,11 +26,13 @@ MAY_IMPORT = {
     "vocabulary": {"characters", "cpu", "texts"},
     "tokens": {"characters", "cpu", "texts", "vocabulary"},
     "lbfgs": {"network", "progress", "schedules", "trainer"},
+    "model_files": {"__init__"},
     "trainer": {"cpu", "cuda", "network", "progress", "random", "schedules"},
     "estimators": {
         "image_network",
         "images",
         "lbfgs",
+        "model_files",
         "network",
         "progress",
         "random",
@@ -52,6 +54,7 @@ OPTIONAL = {
     "images": {"PIL"},
     "plotting": {"matplotlib"},
     "cuda": {"cuda"},
+    "model_files": {"safetensors"},
 }
 MODULES = sorted(str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py"))
 

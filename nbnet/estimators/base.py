@@ -21,6 +21,7 @@ from ..progress import PROGRESS_ATTRIBUTES
 from ..schedules import LEARNING_RATES
 from .callbacks import CALLBACK_ATTRIBUTES, CallbackHooks, CallbackSupportMixin, has_callbacks
 from .run import Encoded, Output, Run, Table
+from .saving import SavingMixin
 from .validation import DeviceOptions, check_range, check_validation_arguments, check_weights
 
 
@@ -47,7 +48,7 @@ def unchanged_on_error(estimator) -> Iterator[None]:
         raise
 
 
-class BaseNetwork(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
+class BaseNetwork(SavingMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
     """A network over rows of X, be they of a table or images."""
 
     _session_kind = "session"

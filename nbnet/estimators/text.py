@@ -36,6 +36,7 @@ from .labels import (
 )
 from .reader import Reader, idf, n_workers_for
 from .run import Table
+from .saving import SavingMixin
 from .text_run import LOSSES, POOLINGS, TextRun, starting_params, table_of
 from .validation import check_validation_arguments, check_weights
 
@@ -48,7 +49,7 @@ SHARED_PARAMETERS = (
 
 
 class TextEmbeddingClassifier(
-    ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupportMixin, ClassifierMixin, BaseEstimator
+    ClassNamePrefixFeaturesOutMixin, TransformerMixin, SavingMixin, CallbackSupportMixin, ClassifierMixin, BaseEstimator
 ):
     """Classifier of raw texts: embedded words and n-grams, pooled, below a linear or a deeper network.
 

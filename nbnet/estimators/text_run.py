@@ -29,13 +29,21 @@ def build_network(estimator, n_rows: int, n_outputs: int) -> tuple[Network, Netw
     sizes = check_hidden_layer_sizes(estimator.hidden_layer_sizes)
     activations = check_activations(estimator.activation, len(sizes))
     hidden = [DenseSpec(n, act, estimator.dropout) for n, act in zip(sizes, activations, strict=True)]
-    dim = estimator.embedding_dim
-    if estimator.loss == "hierarchical_softmax":
+    embedding = EmbeddingSpec(n_rows, estimator.embedding_dim, POOLINGS[estimator.pooling], estimator.dropout)
+    return assemble_network(embedding, hidden, n_outputs, estimator.loss == "hierarchical_softmax")
+
+
+def assemble_network(
+    embedding: EmbeddingSpec, hidden: list[DenseSpec], n_outputs: int, is_tree: bool
+) -> tuple[Network, Network]:
+    """The layers above the embedding, and all layers; the last one is a tree of classes or fully connected."""
+    dim = embedding.dim
+    if is_tree:
         dense = network.build(dim, hidden)
-        top = network.put_tree_on_top(dense, sizes[-1] if sizes else dim, n_outputs)
+        top = network.put_tree_on_top(dense, hidden[-1].n_out if hidden else dim, n_outputs)
     else:
         dense = top = network.build(dim, [*hidden, DenseSpec(n_outputs)])
-    return dense, network.put_below(top, EmbeddingSpec(n_rows, dim, POOLINGS[estimator.pooling], estimator.dropout))
+    return dense, network.put_below(top, embedding)
 
 
 def smallest_loss(estimator, table: Table, n_outputs: int) -> float:
