@@ -141,6 +141,8 @@ def encode_parameters(estimator) -> dict:
     encoded, left_out = {}, []
     for name, value in estimator.get_params(deep=False).items():
         try:
+            if name == "pretrained_embeddings" and not isinstance(value, (str, os.PathLike, type(None))):
+                raise TypeError("vectors are data, of which a file holds those that are used")
             encoded[name] = encode(value)
         except TypeError as error:
             if name not in FIT_ONLY:
