@@ -30,6 +30,11 @@ from . import __version__
 
 FORMAT_VERSION = 1  # of what is written
 READABLE_VERSIONS = (1,)
+
+# what safetensors calls NumPy's types
+TYPE_NAMES = {"|b1": "BOOL", "|i1": "I8", "|u1": "U8", "<f2": "F16", "<f4": "F32", "<f8": "F64"}
+TYPE_NAMES |= {f"<{kind}{n}": f"{kind.upper()}{8 * n}" for kind in "iu" for n in (2, 4, 8)}
+
 SAFETENSORS_MISSING = "Model files and checkpoints need the package safetensors: pip install 'nbnet[files]'."
 
 
@@ -47,7 +52,7 @@ class Contents(NamedTuple):
 # ---------------------------------------------------------------- whole files
 
 
-def write_file(path, kind: str, header: dict, arrays: dict[str, np.ndarray]) -> None:
+def write_file(path, kind: str, header: dict, arrays: dict[str, np.ndarray], temporary: str | None = None) -> None:
     """Write a file, or leave what was there as it was.
 
     Parameters
@@ -58,16 +63,15 @@ def write_file(path, kind: str, header: dict, arrays: dict[str, np.ndarray]) -> 
         Of what JSON has; floats are finite.
     arrays : dict of ndarray
         Numbers and booleans, of any strides.
+    temporary : str or None
+        As for `replacing`.
 
     Raises
     ------
     OSError
         Where the file cannot be written.
-    ImportError
-        Without safetensors.
     """
-    safetensors = _safetensors()
-    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    arrays = {name: np.ascontiguousarray(array, array.dtype.newbyteorder("<")) for name, array in arrays.items()}
     versions = {name: version(name) for name in ("numba", "numpy", "scikit-learn")}
     text = json.dumps({**header, "versions": {"nbnet": __version__, **versions}}, allow_nan=False)
     metadata = {
@@ -76,11 +80,23 @@ def write_file(path, kind: str, header: dict, arrays: dict[str, np.ndarray]) -> 
         "header": text,
         "digest": digest_of(text, arrays),
     }
-    with replacing(path) as temporary:
-        try:
-            safetensors.save_file(arrays, temporary, metadata)
-        except _safetensors_error() as error:  # a full disk is reported so
-            raise OSError(str(error)) from error
+    with replacing(path, temporary) as name, open(name, "wb") as file:
+        write_safetensors(file, metadata, arrays)
+
+
+def write_safetensors(file, metadata: dict[str, str], arrays: dict[str, np.ndarray]) -> None:
+    """Write contiguous arrays as the library's `save_file` does, which leaves a file behind where it is killed."""
+    entries, stop = {"__metadata__": metadata}, 0
+    order = sorted(arrays, key=lambda name: (-arrays[name].itemsize, name))  # each aligned to the size of its items
+    for name in order:
+        array, start = arrays[name], stop
+        stop += array.nbytes
+        entries[name] = {"dtype": TYPE_NAMES[array.dtype.str], "shape": array.shape, "data_offsets": [start, stop]}
+    text = json.dumps(entries).encode()
+    text += b" " * (-len(text) % 8)
+    file.write(len(text).to_bytes(8, "little") + text)
+    for name in order:
+        file.write(arrays[name].reshape(-1).view(np.uint8))
 
 
 def read_file(path, kind: str) -> Contents:
@@ -95,7 +111,7 @@ def read_file(path, kind: str) -> Contents:
     ImportError
         Without safetensors.
     """
-    _safetensors()
+    require_safetensors()
     path = os.fspath(path)
     data = _read(path)
     with refusing(path):
@@ -104,7 +120,7 @@ def read_file(path, kind: str) -> Contents:
 
 def contents_of(data: bytes, kind: str) -> Contents:
     """What a file of these bytes holds; for a bad one any exception."""
-    arrays = _safetensors().load(data)
+    arrays = require_safetensors().load(data)
     size = int.from_bytes(data[:8], "little")
     metadata = json.loads(data[8 : 8 + size]).get("__metadata__", {})
     if metadata.get("format") != f"nbnet {kind}":
@@ -143,19 +159,23 @@ def refusing(path: str) -> Iterator[None]:
 
 
 @contextmanager
-def replacing(path) -> Iterator[str]:
+def replacing(path, temporary: str | None = None) -> Iterator[str]:
     """Name of a new file in the same folder, which takes the place of `path` when the block has written it.
 
     It is on the disk before it takes the place, so that a crash at any moment leaves the old or the new file.
+
+    Parameters
+    ----------
+    path : path
+    temporary : str or None
+        The new file's name, for a writer that nobody else can disturb; a killed one leaves no more than this file.
     """
     path = os.path.realpath(path)
     folder, name = os.path.split(path)
-    temporary = os.path.join(folder, f".{name}.{secrets.token_hex(8)}.tmp")
+    if temporary is None:
+        temporary = os.path.join(folder, f".{name}.{secrets.token_hex(8)}.tmp")
     try:
-        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-        mode = os.stat(temporary).st_mode
         yield temporary
-        os.chmod(temporary, mode)  # safetensors writes files that only their owner can read
         _flush(temporary, os.O_RDWR)
         os.replace(temporary, path)
     except BaseException:
@@ -188,18 +208,13 @@ def _no_constant(name: str):
     raise ModelFileError(f"its header has the number {name}.")
 
 
-def _safetensors():
+def require_safetensors():
+    """`safetensors.numpy`, or an ImportError that says how to install it."""
     try:
         import safetensors.numpy
     except ImportError as error:
         raise ImportError(SAFETENSORS_MISSING) from error
     return safetensors.numpy
-
-
-def _safetensors_error() -> type[Exception]:
-    from safetensors import SafetensorError
-
-    return SafetensorError
 
 
 # ---------------------------------------------------------------- values that are no arrays

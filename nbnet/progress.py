@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from .model_files import Arrays, Fields, encode
+
 HISTORY_KEYS = ("loss", "val_loss", "val_score", "learning_rate", "seconds")
 
 # fitted attribute of the estimators -> field of Progress
@@ -20,6 +22,7 @@ PROGRESS_ATTRIBUTES = {
     "history_": "history",
     "_no_improvement_count": "no_improvement_count",
 }
+CURVES = ("loss_curve_", "validation_scores_")
 
 
 def empty_history() -> dict[str, list[float]]:
@@ -101,6 +104,11 @@ class Progress:
         """Fitted attributes of the estimator."""
         return {key: getattr(self, name) for key, name in PROGRESS_ATTRIBUTES.items()}
 
+    def set(self, attributes: dict) -> None:
+        """Inverse of `attributes`."""
+        for key, name in PROGRESS_ATTRIBUTES.items():
+            setattr(self, name, attributes[key])
+
     def record(self, epoch: EpochRecord, n_samples: int) -> None:
         """Append one epoch to the curves."""
         self.n_iter += 1
@@ -130,3 +138,32 @@ class Progress:
                 self.best_loss = loss
         self.no_improvement_count = 0 if improved_enough else self.no_improvement_count + 1
         return improved
+
+
+# ---------------------------------------------------------------- in files
+
+
+def encode_progress(attributes: dict, arrays: dict) -> dict:
+    """Those of `PROGRESS_ATTRIBUTES` that there are, for the header of a file; curves go into `arrays`."""
+    kept = {name: attributes[name] for name in PROGRESS_ATTRIBUTES if name in attributes}
+    for key, curve in kept.pop("history_").items():
+        arrays[f"history_.{key}"] = np.array(curve, np.float64)
+    for name in CURVES:
+        if kept.get(name) is not None:
+            arrays[name] = np.array(kept.pop(name), np.float64)
+    return {name: encode(value) for name, value in kept.items()}
+
+
+def decode_progress(fields: Fields, arrays: Arrays) -> dict:
+    """Inverse of `encode_progress`, for a file that is not trusted."""
+
+    def curve(name: str) -> list[float]:
+        return arrays.take(name, np.float64, (None,)).tolist()
+
+    attributes = {"history_": {key: curve(f"history_.{key}") for key in HISTORY_KEYS}}
+    attributes |= {name: curve(name) for name in CURVES if name in arrays}
+    for name in PROGRESS_ATTRIBUTES:
+        if name in fields.entries:
+            attributes[name] = fields.value(name, int, float, type(None))
+    fields.finish()
+    return attributes

@@ -18,6 +18,7 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
 from . import random
+from .checkpoints import Checkpoint, Saved
 from .network import Optimizer, aligned_zeros
 from .progress import EpochRecord, Progress
 from .schedules import SMALLEST_ADAPTIVE_RATE, LearningRate, ends_at_max_iter
@@ -280,6 +281,8 @@ class StochasticTraining:
         Rows to validate on.
     hooks : EpochHooks
         Called around each epoch.
+    checkpoint : Checkpoint or None
+        Where training goes on from, and what it writes on the way.
     """
 
     def __init__(
@@ -297,8 +300,10 @@ class StochasticTraining:
         target_loss: float = -np.inf,
         validation: Validation | None = None,
         hooks: EpochHooks | None = None,
+        checkpoint: Checkpoint | None = None,
     ):
         self.session, self.data, self.settings, self.progress = session, data, settings, progress
+        self.checkpoint = checkpoint
         self.validation, self.hooks, self.seed = validation, hooks or EpochHooks(), seed
         self.schedule = settings.schedule
         self.n_samples = len(data.row_numbers)
@@ -323,6 +328,24 @@ class StochasticTraining:
         )
         if resumed:
             session.moments[: self.state.moments.size] = self.state.moments  # new tokens have theirs behind
+        if checkpoint is not None and checkpoint.saved is not None:
+            self.resume(checkpoint.saved)
+
+    def resume(self, saved: Saved) -> None:
+        """Go on where an interrupted training had arrived, at the end of an epoch."""
+        self.session.params[:], self.session.moments[:] = saved.params, saved.moments
+        if saved.best_params is not None:
+            self.best_params = aligned_copy(saved.best_params)
+        self.state = OptimizerState(self.settings.solver, None, *saved.counts)
+        self.progress.set(saved.progress)
+        self.has_finite_epoch = True
+
+    @property
+    def reached(self) -> Saved:
+        """What `resume` needs."""
+        state, progress = self.state, self.progress.attributes()
+        counts = state.n_steps, state.n_epochs, state.n_reductions
+        return Saved(self.session.params, self.session.moments, self.best_params, counts, progress)
 
     def run(self, max_epochs: int, warn_at_max_iter: bool = True) -> Outcome:
         """Train for `max_epochs` epochs or until a stopping rule, a callback, divergence or Ctrl-C ends it.
@@ -333,19 +356,21 @@ class StochasticTraining:
             scikit-learn's, where not one epoch was finite.
         """
         last_finite = self.session.snapshot()
-        interrupted = diverged = False
+        interrupted = diverged = stopping = False
         try:
-            for _ in range(max_epochs):
+            while not stopping and self.progress.n_iter < max_epochs:
                 self.hooks.epoch_begin()
                 diverged = not self.run_epoch()
                 if diverged:
                     break
                 last_finite = self.session.snapshot(last_finite)
                 stopping = self.update_stopping_rule()
-                if self.hooks.epoch_end(self.copy_kept_params) or stopping:
-                    break
-                if warn_at_max_iter and self.progress.n_iter == self.settings.max_iter:
-                    self.warn_at_max_iter()
+                # not behind the last epoch: what goes on from a checkpoint has something to do and warns as usual
+                if self.checkpoint is not None and not stopping and self.progress.n_iter < max_epochs:
+                    self.checkpoint.epoch_end(self.progress.n_iter, self.reached)
+                stopping |= self.hooks.epoch_end(self.copy_kept_params)
+            if warn_at_max_iter and not stopping and not diverged:
+                self.warn_at_max_iter()
         except KeyboardInterrupt:
             interrupted = True
             warnings.warn("Training interrupted by user.", stacklevel=2)
@@ -357,6 +382,8 @@ class StochasticTraining:
         latest = self.session.params
         params = self.best_params if self.settings.early_stopping and self.best_params is not None else latest
         state = None if diverged else self.state._replace(moments=self.session.moments)
+        if self.checkpoint is not None:
+            self.checkpoint.complete = not interrupted
         return Outcome(params, latest, state)
 
     def run_epoch(self) -> bool:

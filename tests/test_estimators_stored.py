@@ -258,6 +258,15 @@ def test_code_is_refused(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+def test_labels_of_other_types(tmp_path):
+    model = fit(MLPClassifier((2,), **SHORT), X, Y.astype(">i2"))
+    assert_array_equal(saved(model, tmp_path).predict(X), model.predict(X))
+    model = fit(MLPClassifier((2,), **SHORT), X, Y)
+    model.classes_ = model.classes_.astype("m8[s]")
+    with pytest.raises(ValueError, match="classes_ of type timedelta"):
+        model.save(tmp_path / "file")
+
+
 def test_models_that_cannot_be_saved(tmp_path):
     path = tmp_path / "file"
     with pytest.raises(NotFittedError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABCMeta, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from numbers import Integral, Real
 from typing import NamedTuple, Self
 
@@ -22,7 +22,7 @@ from ..schedules import LEARNING_RATES
 from .callbacks import CALLBACK_ATTRIBUTES, CallbackHooks, CallbackSupportMixin, has_callbacks
 from .run import Encoded, Output, Run, Table
 from .saving import SavingMixin
-from .validation import DeviceOptions, check_range, check_validation_arguments, check_weights
+from .validation import DeviceOptions, check_checkpoint, check_range, check_validation_arguments, check_weights
 
 
 class Call(NamedTuple):
@@ -136,8 +136,21 @@ class BaseNetwork(SavingMixin, CallbackSupportMixin, BaseEstimator, metaclass=AB
 
     # ------------------------------------------------------------------ fit
 
-    def _fit(self, X, y, sample_weight, X_val, y_val, sample_weight_val, *, incremental: bool) -> Self:
-        with unchanged_on_error(self):
+    def _fit(
+        self,
+        X,
+        y,
+        sample_weight,
+        X_val,
+        y_val,
+        sample_weight_val,
+        *,
+        incremental: bool,
+        checkpoint=None,
+        checkpoint_every=1,
+    ) -> Self:
+        with unchanged_on_error(self), ExitStack() as stack:
+            check_checkpoint(self, checkpoint, checkpoint_every)
             backend = trainer.backend_for(self.device, self._session_kind)
             first = "params_" not in vars(self) or not (self.warm_start or incremental)
             check_validation_arguments(X_val, y_val, sample_weight_val)
@@ -160,9 +173,11 @@ class BaseNetwork(SavingMixin, CallbackSupportMixin, BaseEstimator, metaclass=AB
             output = self._output(table.encoded)
             self.n_outputs_, self.out_activation_ = output.n_outputs, output.activation
             run = self._prepare_run(backend, table, rows, output, Call(first, incremental, dtype, seed))
+            if checkpoint is not None:
+                run.use(stack, checkpoint, checkpoint_every, (table, rows, held_out), first)
             hooks = None
             if has_callbacks(self) and not incremental:
-                hooks = CallbackHooks(self, self.max_iter, run.attributes, X, y, sample_weight)
+                hooks = CallbackHooks(self, self.max_iter - run.n_iter_before, run.attributes, X, y, sample_weight)
             data = trainer.Data(run.training_rows(table.X), run.targets(table), rows)
             validation = None
             if held_out is not None:

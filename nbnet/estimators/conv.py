@@ -404,7 +404,18 @@ class ConvClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClassesM
     # ------------------------------------------------------------------ public
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y, sample_weight=None, *, X_val=None, y_val=None, sample_weight_val=None) -> Self:
+    def fit(
+        self,
+        X,
+        y,
+        sample_weight=None,
+        *,
+        X_val=None,
+        y_val=None,
+        sample_weight_val=None,
+        checkpoint=None,
+        checkpoint_every=1,
+    ) -> Self:
         """Fit the model to images and their classes.
 
         Parameters
@@ -421,6 +432,12 @@ class ConvClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClassesM
             decide instead of a split of X.
         sample_weight_val : array-like of shape (n_val,), default=None
             Weights of the validation images.
+        checkpoint : path, default=None
+            File from which an interrupted fit goes on: after a crash, call `fit` again with the same data and
+            parameters, and it ends with the bits of an uninterrupted one. It is removed when training is complete.
+            `random_state` must be an integer.
+        checkpoint_every : int, default=1
+            Epochs from one writing of the file to the next.
 
         Returns
         -------
@@ -432,7 +449,8 @@ class ConvClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClassesM
         ValueError
             For invalid input or layers, or where no epoch had finite weights. The estimator is then as it was before.
         """
-        return self._fit(X, y, sample_weight, X_val, y_val, sample_weight_val, incremental=False)
+        kept = dict(checkpoint=checkpoint, checkpoint_every=checkpoint_every)
+        return self._fit(X, y, sample_weight, X_val, y_val, sample_weight_val, incremental=False, **kept)
 
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(

@@ -142,7 +142,18 @@ class MLPClassifier(ClassesMixin, BaseMLP):
     # ------------------------------------------------------------------ public
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y, sample_weight=None, *, X_val=None, y_val=None, sample_weight_val=None) -> Self:
+    def fit(
+        self,
+        X,
+        y,
+        sample_weight=None,
+        *,
+        X_val=None,
+        y_val=None,
+        sample_weight_val=None,
+        checkpoint=None,
+        checkpoint_every=1,
+    ) -> Self:
         """Fit the model to X and y.
 
         Parameters
@@ -158,6 +169,12 @@ class MLPClassifier(ClassesMixin, BaseMLP):
             instead of a split of X.
         sample_weight_val : array-like of shape (n_val_samples,), default=None
             Weights of the validation rows.
+        checkpoint : path, default=None
+            File from which an interrupted fit goes on: after a crash, call `fit` again with the same data and
+            parameters, and it ends with the bits of an uninterrupted one. It is removed when training is complete.
+            `random_state` must be an integer.
+        checkpoint_every : int, default=1
+            Epochs from one writing of the file to the next.
 
         Returns
         -------
@@ -167,9 +184,11 @@ class MLPClassifier(ClassesMixin, BaseMLP):
         Raises
         ------
         ValueError
-            For invalid input, or where no epoch had finite weights. The estimator is then as it was before.
+            For invalid input, for a `checkpoint` of another fit, or where no epoch had finite weights. The estimator
+            is then as it was before.
         """
-        return self._fit(X, y, sample_weight, X_val, y_val, sample_weight_val, incremental=False)
+        kept = dict(checkpoint=checkpoint, checkpoint_every=checkpoint_every)
+        return self._fit(X, y, sample_weight, X_val, y_val, sample_weight_val, incremental=False, **kept)
 
     @available_if(lambda self: self._stochastic_solver())
     @_fit_context(prefer_skip_nested_validation=True)
@@ -351,7 +370,18 @@ class MLPRegressor(RegressorMixin, BaseMLP):
     # ------------------------------------------------------------------ public
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y, sample_weight=None, *, X_val=None, y_val=None, sample_weight_val=None) -> Self:
+    def fit(
+        self,
+        X,
+        y,
+        sample_weight=None,
+        *,
+        X_val=None,
+        y_val=None,
+        sample_weight_val=None,
+        checkpoint=None,
+        checkpoint_every=1,
+    ) -> Self:
         """Fit the model to X and y.
 
         Parameters
@@ -367,6 +397,12 @@ class MLPRegressor(RegressorMixin, BaseMLP):
             instead of a split of X.
         sample_weight_val : array-like of shape (n_val_samples,), default=None
             Weights of the validation rows.
+        checkpoint : path, default=None
+            File from which an interrupted fit goes on: after a crash, call `fit` again with the same data and
+            parameters, and it ends with the bits of an uninterrupted one. It is removed when training is complete.
+            `random_state` must be an integer.
+        checkpoint_every : int, default=1
+            Epochs from one writing of the file to the next.
 
         Returns
         -------
@@ -376,9 +412,11 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         Raises
         ------
         ValueError
-            For invalid input, or where no epoch had finite weights. The estimator is then as it was before.
+            For invalid input, for a `checkpoint` of another fit, or where no epoch had finite weights. The estimator
+            is then as it was before.
         """
-        return self._fit(X, y, sample_weight, X_val, y_val, sample_weight_val, incremental=False)
+        kept = dict(checkpoint=checkpoint, checkpoint_every=checkpoint_every)
+        return self._fit(X, y, sample_weight, X_val, y_val, sample_weight_val, incremental=False, **kept)
 
     @available_if(lambda self: self._stochastic_solver())
     @_fit_context(prefer_skip_nested_validation=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from contextlib import ExitStack
 from copy import copy
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ import numpy as np
 import scipy.sparse as sp
 from sklearn.metrics import check_scoring
 
-from .. import lbfgs, trainer
+from .. import checkpoints, lbfgs, trainer
 from ..network import Loss, Network
 from ..progress import Progress
 from .validation import cast_finite
@@ -108,6 +109,7 @@ class Run(ABC):
     starts_usable = False  # whether the parameters to start from predict sensibly
     largest_loss = np.inf  # an epoch of a greater loss has diverged
     target_loss = -np.inf  # training ends after an epoch of at most this loss
+    checkpoint = None  # where training goes on from
 
     def __init__(self, estimator, backend, session, settings: trainer.Settings, seed: int):
         self.estimator, self.backend, self.session = estimator, backend, session
@@ -154,6 +156,23 @@ class Run(ABC):
         """The backend's view of the rows to train on."""
         return self.rows(X)
 
+    def use(self, stack: ExitStack, path, every: int, data, first_pass: bool) -> None:
+        """Go on from the checkpoint at `path`, if there is one, and write it; it is closed with the `stack`."""
+        progress = self._progress(first_pass)
+        start = self.session.params, progress.loss_curve, progress.validation_scores, progress.n_samples_seen
+        fingerprint = checkpoints.fingerprint_of(self.estimator, data, start)
+        self.checkpoint = stack.enter_context(checkpoints.opened(path, every, fingerprint))
+
+    @property
+    def n_iter_before(self) -> int:
+        """Epochs of this fit that were made before it was interrupted."""
+        has_some = self.checkpoint is not None and self.checkpoint.saved is not None
+        return self.checkpoint.saved.progress["n_iter_"] if has_some else 0
+
+    def _progress(self, first_pass: bool) -> Progress:
+        """Where the curves begin."""
+        return Progress.resume({} if first_pass else vars(self.estimator), self.estimator.early_stopping)
+
     def train(self, data, validation, hooks, first_pass: bool, incremental: bool) -> dict:
         """Train with the estimator's solver; returns the fitted attributes."""
         return self.stochastic(data, validation, hooks, first_pass, incremental)
@@ -162,7 +181,7 @@ class Run(ABC):
         """Train with a stochastic solver; returns the fitted attributes."""
         estimator = self.estimator
         fitted = {} if first_pass else vars(estimator)
-        progress = Progress.resume(fitted, estimator.early_stopping)
+        progress = self._progress(first_pass)
         best_params = None
         if estimator.early_stopping and progress.best_validation_score > -np.inf:
             best_params = trainer.aligned_copy(estimator.params_, self.session.params.dtype)
@@ -179,6 +198,7 @@ class Run(ABC):
             target_loss=self.target_loss,
             validation=validation,
             hooks=hooks,
+            checkpoint=self.checkpoint,
         )
         outcome = training.run(1 if incremental else estimator.max_iter, warn_at_max_iter=not incremental)
         attributes = {**self.attributes(outcome.params), **progress.attributes(), "_optimizer": outcome.state}

@@ -26,8 +26,6 @@ class SavingMixin:
             For what no file can hold, such as an `analyzer` that is a function.
         OSError
             If the file cannot be written.
-        ImportError
-            Without the package safetensors.
         """
         from .stored import save  # which builds on this module
 

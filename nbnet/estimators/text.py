@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from copy import copy
 from numbers import Integral, Real
 from typing import Self
@@ -38,7 +39,7 @@ from .reader import Reader, idf, n_workers_for
 from .run import Table
 from .saving import SavingMixin
 from .text_run import LOSSES, POOLINGS, TextRun, starting_params, table_of
-from .validation import check_validation_arguments, check_weights
+from .validation import check_checkpoint, check_validation_arguments, check_weights
 
 SOLVERS = ("adagrad", "sgd", "adam")
 SHARED_PARAMETERS = (
@@ -394,8 +395,21 @@ class TextEmbeddingClassifier(
 
     # ------------------------------------------------------------------ fit
 
-    def _fit(self, X, y, sample_weight, X_val, y_val, sample_weight_val, *, incremental: bool) -> Self:
-        with unchanged_on_error(self):
+    def _fit(
+        self,
+        X,
+        y,
+        sample_weight,
+        X_val,
+        y_val,
+        sample_weight_val,
+        *,
+        incremental: bool,
+        checkpoint=None,
+        checkpoint_every=1,
+    ) -> Self:
+        with unchanged_on_error(self), ExitStack() as stack:
+            check_checkpoint(self, checkpoint, checkpoint_every)
             backend = trainer.backend_for(self.device, "text_session")
             analysis = self._analysis()
             first_pass = "params_" not in vars(self) or not (self.warm_start or incremental)
@@ -431,9 +445,11 @@ class TextEmbeddingClassifier(
                 latest = self.params_ if latest is None else latest
             self.network_, params = starting_params(self, backend, self._index, len(self.classes_), latest, dtype, seed)
             run = TextRun(self, backend, params, table, seed)
+            if checkpoint is not None:
+                run.use(stack, checkpoint, checkpoint_every, (table, held_out), first_pass)
             hooks = None
             if has_callbacks(self) and not incremental:
-                hooks = CallbackHooks(self, self.max_iter, run.attributes, X, y, sample_weight)
+                hooks = CallbackHooks(self, self.max_iter - run.n_iter_before, run.attributes, X, y, sample_weight)
             data = trainer.Data(rows, run.targets(table), np.arange(len(documents)))
             validation = None
             if held_out is not None:
@@ -629,7 +645,18 @@ class TextEmbeddingClassifier(
     # ------------------------------------------------------------------ public
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y, sample_weight=None, *, X_val=None, y_val=None, sample_weight_val=None) -> Self:
+    def fit(
+        self,
+        X,
+        y,
+        sample_weight=None,
+        *,
+        X_val=None,
+        y_val=None,
+        sample_weight_val=None,
+        checkpoint=None,
+        checkpoint_every=1,
+    ) -> Self:
         """Learn vocabulary and network from texts and their labels.
 
         Parameters
@@ -645,6 +672,12 @@ class TextEmbeddingClassifier(
             decide instead of a split of X.
         sample_weight_val : array-like of shape (n_val_documents,), default=None
             Weights of the validation documents.
+        checkpoint : path, default=None
+            File from which an interrupted fit goes on: after a crash, call `fit` again with the same data and
+            parameters, and it ends with the bits of an uninterrupted one. It is removed when training is complete.
+            `random_state` must be an integer.
+        checkpoint_every : int, default=1
+            Epochs from one writing of the file to the next.
 
         Returns
         -------
@@ -658,7 +691,8 @@ class TextEmbeddingClassifier(
         ValueError
             For other invalid input. The estimator is then as it was before.
         """
-        return self._fit(X, y, sample_weight, X_val, y_val, sample_weight_val, incremental=False)
+        kept = dict(checkpoint=checkpoint, checkpoint_every=checkpoint_every)
+        return self._fit(X, y, sample_weight, X_val, y_val, sample_weight_val, incremental=False, **kept)
 
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(

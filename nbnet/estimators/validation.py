@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
+from numbers import Integral
 
 import numpy as np
 import scipy.sparse as sp
+from sklearn.utils import check_scalar
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_array, check_consistent_length, validate_data
 
@@ -116,6 +119,22 @@ def check_validation_arguments(X_val, y_val, sample_weight_val) -> None:
         raise ValueError("sample_weight_val is provided, but X_val was not provided.")
     if X_val is not None:
         check_consistent_length(X_val, y_val)
+
+
+def check_checkpoint(estimator, checkpoint, checkpoint_every) -> None:
+    """Raise where the arguments of fit, or the estimator's parameters, do not suit a checkpoint."""
+    check_scalar(checkpoint_every, "checkpoint_every", Integral, min_val=1)
+    if checkpoint is None:
+        return
+    if not isinstance(checkpoint, (str, os.PathLike)):
+        raise TypeError(f"checkpoint must be a path, got {checkpoint!r}.")
+    if estimator.solver == "lbfgs":
+        raise ValueError("checkpoint needs a stochastic solver, but solver='lbfgs', whose state SciPy keeps to itself.")
+    if not isinstance(estimator.random_state, Integral):
+        raise ValueError(
+            f"checkpoint needs an integer as random_state, got {estimator.random_state!r}: a fit that goes on must "
+            "draw what it has drawn before."
+        )
 
 
 def check_weights(weights, X, name: str = "sample_weight") -> np.ndarray:

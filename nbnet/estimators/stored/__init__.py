@@ -17,12 +17,11 @@ from sklearn.utils.validation import check_is_fitted
 
 from ...images import Augmentation
 from ...model_files import Arrays, Fields, ModelFileError, encode, read_file, refusing, write_file
-from ...progress import HISTORY_KEYS, PROGRESS_ATTRIBUTES
+from ...progress import decode_progress, encode_progress
 from .layers import read_tensors, tensors_of
 
 FIT_ONLY = ("class_weight", "pretrained_embeddings", "random_state", "scoring")  # None where no file can hold them
 MOST_WORKERS = 1024  # a file may not ask for more threads
-CURVES = ("loss_curve_", "validation_scores_")
 
 
 class Kind(NamedTuple):
@@ -166,29 +165,3 @@ def decode_parameters(cls: type, fields: Fields):
     if estimator.n_jobs is not None and estimator.n_jobs > MOST_WORKERS:
         raise ModelFileError(f"n_jobs is {estimator.n_jobs}, more than {MOST_WORKERS}.")
     return estimator
-
-
-def encode_progress(attributes: dict, arrays: dict) -> dict:
-    """What training has reached; curves go into `arrays`."""
-    kept = {name: attributes[name] for name in PROGRESS_ATTRIBUTES if name in attributes}
-    for key, curve in kept.pop("history_").items():
-        arrays[f"history_.{key}"] = np.array(curve, np.float64)
-    for name in CURVES:
-        if kept.get(name) is not None:
-            arrays[name] = np.array(kept.pop(name), np.float64)
-    return {name: encode(value) for name, value in kept.items()}
-
-
-def decode_progress(fields: Fields, arrays: Arrays) -> dict:
-    """Attributes of the estimator: those that there are."""
-
-    def curve(name: str) -> list[float]:
-        return arrays.take(name, np.float64, (None,)).tolist()
-
-    progress = {"history_": {key: curve(f"history_.{key}") for key in HISTORY_KEYS}}
-    progress |= {name: curve(name) for name in CURVES if name in arrays}
-    for name in PROGRESS_ATTRIBUTES:
-        if name in fields.entries:
-            progress[name] = fields.value(name, int, float, type(None))
-    fields.finish()
-    return progress

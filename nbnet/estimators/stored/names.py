@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 from sklearn.preprocessing import LabelBinarizer
 
-from ...model_files import Arrays, Fields, ModelFileError
+from ...model_files import TYPE_NAMES, Arrays, Fields, ModelFileError
 from ...network import Loss
 
-NUMBERS = ("?", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")
 WASTE = 2**24  # characters that short labels may waste: NumPy gives each the room of the longest
 OUT_ACTIVATIONS = {Loss.SOFTMAX_CROSS_ENTROPY: "softmax", Loss.SIGMOID_CROSS_ENTROPY: "logistic", Loss.POISSON: "exp"}
 
@@ -16,7 +15,7 @@ OUT_ACTIVATIONS = {Loss.SOFTMAX_CROSS_ENTROPY: "softmax", Loss.SIGMOID_CROSS_ENT
 def describe_labels(classes: np.ndarray, header: dict, arrays: dict) -> None:
     """Class labels: numbers as an array, texts in the header."""
     header["labels"] = None
-    if classes.dtype.kind in "biuf":
+    if classes.dtype.newbyteorder("<").str in TYPE_NAMES:
         arrays["classes"] = classes
         return
     labels = classes.tolist()
@@ -33,7 +32,7 @@ def restored_labels(header: Fields, arrays: Arrays) -> np.ndarray:
     """Inverse of `describe_labels`: sorted, each once."""
     if "classes" in arrays:
         header.choice("labels", (None,))
-        classes = arrays.take("classes", NUMBERS, (None,)).copy()
+        classes = arrays.take("classes", tuple(TYPE_NAMES), (None,)).copy()
     else:
         fields = header.fields("labels")
         labels, is_object = fields.texts("texts"), fields.value("object", bool)
