@@ -17,6 +17,7 @@ _PUBLIC = {
     "load_images": "nbnet.images",
     "load": "nbnet.estimators.stored",
     "ModelFileError": "nbnet.model_files",
+    "to_onnx": "nbnet.onnx",
     "datasets": None,
 }
 
@@ -34,6 +35,7 @@ __all__ = [
     "load",
     "load_images",
     "predict_clips",
+    "to_onnx",
 ]
 
 

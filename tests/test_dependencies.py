@@ -43,6 +43,7 @@ MAY_IMPORT = {
         "trainer",
     },
     "images": {"cpu", "random"},
+    "onnx": {"__init__", "cpu", "estimators", "image_network", "network", "scalar"},
     "plotting": set(),
     "datasets": set(),
     "testing": set(),
@@ -57,6 +58,7 @@ OPTIONAL = {
     "plotting": {"matplotlib"},
     "cuda": {"cuda"},
     "model_files": {"safetensors"},
+    "onnx": {"onnx", "skl2onnx"},
 }
 MODULES = sorted(str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py"))
 
