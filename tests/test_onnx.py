@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow_without_jit
 
 DIGITS, KINDS = load_digits(return_X_y=True)
 IMAGES = DIGITS.reshape(-1, 8, 8).astype(np.uint8)
-CREDIT, GOOD = load_german_credit(return_X_y=True)
+CREDIT, GOOD = load_german_credit(return_X_y=True, as_frame=True)
 SHORT = dict(max_iter=3, random_state=0)
 TOLERANCE = 1e-5  # what is promised of probabilities
 
@@ -95,12 +95,11 @@ TARGETS = {
     "two numbers": KINDS % 2 + 5,
     "texts": np.array(list("zyxwvutsrq"))[KINDS],
     "objects": np.array(["no", "naïve"], object)[KINDS % 2],
-    "floats": KINDS * 0.5,
+    "floats": KINDS * 2.0,
     "booleans": KINDS > 4,
     "one class": np.zeros(len(KINDS), int),
     "labels": np.stack([KINDS > 3, KINDS % 2, KINDS > 6], axis=1).astype(int),
 }
-TARGETS["floats"] = KINDS * 2.0
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -119,13 +118,13 @@ IMAGE_MODELS = {
     "strides": ConvClassifier(((8, 5, 2), (8, 2, 1), (8, 1, 2)), (), activation="gelu", **SHORT),
     "even filters": ConvClassifier(((8, 4), (8, 2, 2), (4, 6, 3)), (8,), activation="silu", **SHORT),
     "valid": ConvClassifier(((8, 3), ("residual", 8, 2), "avg_pool"), (8,), padding="valid", **SHORT),
-    "pool of three": ConvClassifier((8, "avg_pool", "max_pool"), (), pool_size=2, activation="silu", **SHORT),
-    "pools alone": ConvClassifier(("max_pool", "avg_pool", 8, "max_pool", "max_pool"), (), pool_size=2, **SHORT),
+    "pool of three": ConvClassifier((8, "max_pool", 16), (), "silu", pool_size=3, **SHORT),
+    "pools alone": ConvClassifier(("max_pool", 8, "avg_pool"), (), **SHORT),
+    "two pools": ConvClassifier((8, "max_pool", "max_pool"), (), **SHORT),
     "global": ConvClassifier((8, "global_avg_pool"), (), normalize=False, **SHORT),
     "no layers": ConvClassifier((), (4,), **SHORT),
     "float64": ConvClassifier((8, "max_pool"), dtype="float64", **SHORT),
 }
-IMAGE_MODELS["pools alone"].set_params(conv_layers=("max_pool", 8, "max_pool", "max_pool"))
 
 
 @pytest.mark.parametrize("name", IMAGE_MODELS)
