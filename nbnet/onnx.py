@@ -114,7 +114,9 @@ def activate(graph: Graph, x: str, activation: int, dtype) -> str:
     if activation == Activation.GELU:
         slope = add("Add", add("Mul", add("Mul", x, x), number(GELU_CUBIC)), number(GELU_LINEAR))
         return add("Mul", x, add("Sigmoid", add("Mul", x, slope)))
-    return x
+    if activation == Activation.IDENTITY:
+        return x
+    raise ValueError(f"to_onnx has no operators for the activation {Activation(activation).name.lower()!r}.")
 
 
 def dense(graph: Graph, x: str, rows, params: np.ndarray, dtype) -> str:
