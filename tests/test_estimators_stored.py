@@ -172,6 +172,12 @@ def test_images(name, tmp_path):
     fit(clone(loaded), IMAGES, KINDS)
 
 
+def test_long_signals(tmp_path):
+    signals = rng.normal(size=(3, 40_000)).astype(np.float32)
+    model = fit(ConvClassifier(((2, 1, 100), "global_avg_pool"), (), image_shape=(1, -1), **SHORT), signals, [0, 1, 2])
+    assert_same(saved(model, tmp_path), model, signals)
+
+
 def test_flat_images_with_names(tmp_path):
     frame = pd.DataFrame(IMAGES.reshape(12, -1), columns=[f"pixel {i}" for i in range(72)])
     model = fit(ConvClassifier((2,), (), image_shape=(6, -1, 2), **SHORT), frame, KINDS)
@@ -275,7 +281,10 @@ def test_models_that_cannot_be_saved(tmp_path):
     model.set_params(alpha=-1)
     with pytest.raises(ValueError, match="alpha"):
         model.save(path)
-    model.set_params(alpha=0)
+    model.set_params(alpha=0, n_jobs=1025)
+    with pytest.raises(ValueError, match="n_jobs=1025"):
+        model.save(path)
+    model.set_params(n_jobs=None)
     model.intercepts_ = [np.full(2, np.nan), np.zeros(3)]
     with pytest.raises(ValueError, match="not finite"):
         model.save(path)

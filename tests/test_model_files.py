@@ -177,7 +177,9 @@ def hostile(name: str, **changes):
         ("mlp_classifier_1", {"parameters__n_jobs": 10**6}, "n_jobs"),
         ("mlp_classifier_1", {"parameters__alpha": -1.0}, "alpha"),
         ("mlp_regressor_1", {"loss": "softmax_cross_entropy"}, "loss of header"),
-        ("conv_classifier_1", {"image_shape": [2**15, 2**15, 2**15]}, "channel_mean"),
+        ("conv_classifier_1", {"image_shape": [2**24, 2**24, 2]}, "too large"),
+        ("conv_classifier_1", {"image_shape": [2**25, 1, 2]}, "a size is 33554432"),
+        ("conv_classifier_1", {"image_shape": [6, 6, 3]}, "channel_mean"),
         ("conv_classifier_1", {"image_shape": [1, 1, 2]}, "layer 2"),
         ("conv_classifier_1", {"padding": "reflect"}, "padding"),
         ("text_classifier_1", {"analysis__n_buckets": 2**31 - 1}, "n_buckets"),
@@ -294,7 +296,7 @@ def test_memory_is_bounded_by_the_size_of_the_file():
         "deep": save({}, metadata),
         "wide": hostile("mlp_classifier_1", layers=[[2**31 - 1, "relu", 0.0]] * 1000),
         "many layers": hostile("mlp_classifier_1", layers=[[1, "relu", 0.0]] * 20_000),
-        "large images": hostile("conv_classifier_1", image_shape=[2**15, 2**15, 2], image_layers=[]),
+        "large images": hostile("conv_classifier_1", image_shape=[2**19, 2**20, 2], image_layers=[]),
         "many buckets": hostile("text_labels_1", analysis__n_buckets=2**31 - 1),
         "many lengths": hostile("text_labels_1", analysis__subword_range={"tuple": [1, 2**31]}),
         "many numbers": hostile("mlp_classifier_1", layers=[0] * 10**6),
@@ -358,6 +360,13 @@ def test_entries_are_checked():
 
 
 # ---------------------------------------------------------------- files of earlier versions
+
+
+def test_parameters_that_are_younger_than_the_file_have_their_defaults():
+    entries, buffer, metadata, header = unpacked(FILES["text_labels_1"])
+    del header["parameters"]["label_smoothing"], header["parameters"]["device"], header["analysis"]["stop_words"]
+    model = read(signed(header, arrays_of(entries, buffer), metadata))
+    assert (model.label_smoothing, model.device) == (0.2, "cpu")
 
 
 @pytest.mark.parametrize("name", sorted(FILES))

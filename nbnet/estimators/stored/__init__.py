@@ -21,7 +21,7 @@ from ...progress import decode_progress, encode_progress
 from .layers import read_tensors, tensors_of
 
 FIT_ONLY = ("class_weight", "pretrained_embeddings", "random_state", "scoring")  # None where no file can hold them
-MOST_WORKERS = 1024  # a file may not ask for more threads
+MOST_WORKERS = 1024
 
 
 class Kind(NamedTuple):
@@ -58,6 +58,7 @@ def save(estimator, path) -> None:
     """Write a fitted estimator to a file: the method `save` of the estimators."""
     check_is_fitted(estimator, "params_")
     estimator._validate_params()
+    check_n_jobs(estimator.n_jobs)
     name = type(estimator).__name__
     if name not in KINDS or type(estimator) is not class_named(name):
         raise ValueError(f"{name} is none of the estimators that model files know: {sorted(KINDS)}.")
@@ -155,13 +156,18 @@ def encode_parameters(estimator) -> dict:
 
 
 def decode_parameters(cls: type, fields: Fields):
-    """An estimator with these parameters, all within their constraints."""
-    values = {name: fields.value(name) for name in cls().get_params(deep=False)}
+    """An estimator with these parameters, all within their constraints; those that a file lacks are younger than it."""
+    values = {name: fields.value(name) for name in cls().get_params(deep=False) if name in fields.entries}
     fields.finish()
     if isinstance(values.get("augment"), tuple):
         values["augment"] = Augmentation(*values["augment"])
     estimator = cls(**values)
     estimator._validate_params()
-    if estimator.n_jobs is not None and estimator.n_jobs > MOST_WORKERS:
-        raise ModelFileError(f"n_jobs is {estimator.n_jobs}, more than {MOST_WORKERS}.")
+    check_n_jobs(estimator.n_jobs)
     return estimator
+
+
+def check_n_jobs(n_jobs: int | None) -> None:
+    """Raise for more threads than a file may ask for."""
+    if n_jobs is not None and n_jobs > MOST_WORKERS:
+        raise ModelFileError(f"n_jobs={n_jobs} in a model file is more than {MOST_WORKERS}.")

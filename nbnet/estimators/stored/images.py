@@ -9,7 +9,7 @@ import numpy as np
 from ...image_network import ImageNetwork, build_images
 from ...model_files import Arrays, Fields, ModelFileError
 from ...network import ConvAlgorithm
-from .layers import decode_dense, decode_images, encode_dense, encode_images, side
+from .layers import LARGEST_IMAGE, decode_dense, decode_images, encode_dense, encode_images, side
 from .names import describe_classes, describe_columns, restore_classes, restore_columns
 
 ALGORITHMS = ("auto", *(member.name.lower() for member in ConvAlgorithm))
@@ -29,6 +29,8 @@ def describe(estimator, header: dict, arrays: dict) -> None:
 def restore(estimator, header: Fields, arrays: Arrays, dtype) -> ImageNetwork:
     """Inverse of `describe`."""
     height, width, channels = (side(n) for n in header.items("image_shape"))
+    if height * width * channels > LARGEST_IMAGE:
+        raise ModelFileError(f"images of {height}x{width}x{channels} are too large.")
     specs, dense_specs = decode_images(header.items("image_layers")), decode_dense(header.items("layers"))
     if not dense_specs:
         raise ModelFileError("it has no output layer.")

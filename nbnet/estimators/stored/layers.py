@@ -18,8 +18,11 @@ from ...network import (
 )
 
 MOST_LAYERS = 10_000
-LARGEST_SIDE = 2**15  # of images, filters, strides and windows: no product of sizes overflows
-LARGEST_WIDTH = 2**31 - 1
+LARGEST_WIDTH = 2**31 - 1  # of fully connected layers
+# of images: no size of a map of pixels overflows
+LARGEST_SIDE = 2**24
+LARGEST_IMAGE = 2**40
+MOST_CHANNELS = 2**20
 
 # ---------------------------------------------------------------- weights
 
@@ -109,7 +112,7 @@ def decode_images(items: list) -> list[ConvSpec | ResidualSpec | PoolSpec]:
         if type(batch_norm) is not bool:
             raise ModelFileError(f"batch_norm of a layer is {batch_norm!r:.60}.")
         make = ConvSpec if name == "conv" else ResidualSpec
-        specs.append(make(width(n_channels), *map(side, sizes), _activation(activation), batch_norm))
+        specs.append(make(_size(n_channels, MOST_CHANNELS), *map(side, sizes), _activation(activation), batch_norm))
     return specs
 
 

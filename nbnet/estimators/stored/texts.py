@@ -101,7 +101,7 @@ def complete(estimator) -> None:
 
 def restored_analysis(fields: Fields) -> Analysis:
     """How texts are cut, checked as the parameters of an estimator are."""
-    likewise = TextEmbeddingClassifier(**{name: fields.value(name) for name in ANALYSIS})
+    likewise = TextEmbeddingClassifier(**{name: fields.value(name) for name in ANALYSIS if name in fields.entries})
     fields.finish()
     likewise._validate_params()
     return likewise._analysis()
