@@ -22,7 +22,7 @@ import scipy.sparse as sp
 
 from . import __version__
 from .model_files import ModelFileError, encode, read_file, refusing, require_safetensors, write_file
-from .progress import decode_progress, encode_progress
+from .progress import PROGRESS_ATTRIBUTES, decode_progress, encode_progress
 
 try:
     import fcntl
@@ -199,7 +199,10 @@ def read(path: str, fingerprint: Fingerprint) -> Saved | None:
         counts = header.items("counts")
         if len(counts) != 3 or any(type(n) is not int or n < 0 for n in counts):
             raise ModelFileError(f"its counts are {counts!r:.60}.")
-        return Saved(params, moments, best_params, tuple(counts), decode_progress(header.fields("progress"), arrays))
+        progress = decode_progress(header.fields("progress"), arrays)
+        if set(progress) != set(PROGRESS_ATTRIBUTES):
+            raise ModelFileError(f"it lacks {sorted(set(PROGRESS_ATTRIBUTES) - set(progress))}.")
+        return Saved(params, moments, best_params, tuple(counts), progress)
 
 
 def fingerprint_of(estimator, data, start) -> Fingerprint:

@@ -368,8 +368,9 @@ class StochasticTraining:
                 # not behind the last epoch: what goes on from a checkpoint has something to do and warns as usual
                 if self.checkpoint is not None and not stopping and self.progress.n_iter < max_epochs:
                     self.checkpoint.epoch_end(self.progress.n_iter, self.reached)
-                stopping |= self.hooks.epoch_end(self.copy_kept_params)
-            if warn_at_max_iter and not stopping and not diverged:
+                stopping = self.hooks.epoch_end(self.copy_kept_params) or stopping
+            at_max_iter = self.progress.n_iter == self.settings.max_iter
+            if warn_at_max_iter and at_max_iter and not stopping and not diverged:
                 self.warn_at_max_iter()
         except KeyboardInterrupt:
             interrupted = True

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 from helpers import fit
+from mutate_model_files import arrays_of, signed, unpacked
 from numpy.testing import assert_array_equal
 from sklearn.base import clone
 
@@ -249,6 +250,23 @@ def test_other_files(tmp_path):
     with pytest.raises(ModelFileError, match="it is no nbnet checkpoint"):
         fit(clone(model), X, Y, checkpoint=path)
     assert os.listdir(tmp_path) == ["fit"]
+
+
+def test_checkpoints_that_lack_something(tmp_path, monkeypatch):
+    path, model = tmp_path / "fit", MLPClassifier((3,), **SHORT)
+    crashed_fit(monkeypatch, 2, model, X, Y, checkpoint=path)
+    good = path.read_bytes()
+    for change, message in (
+        (lambda header, arrays: header["progress"].pop("n_iter_"), "it lacks .'n_iter_'."),
+        (lambda header, arrays: header.update(counts=[1, -1, 0]), "counts"),
+        (lambda header, arrays: arrays.pop("moments"), "moments"),
+    ):
+        entries, buffer, metadata, header = unpacked(good)
+        arrays = arrays_of(entries, buffer)
+        change(header, arrays)
+        path.write_bytes(signed(header, arrays, metadata))
+        with pytest.raises(ModelFileError, match=message):
+            fit(clone(model), X, Y, checkpoint=path)
 
 
 def test_arguments_that_do_not_suit(tmp_path):

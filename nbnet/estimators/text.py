@@ -689,7 +689,7 @@ class TextEmbeddingClassifier(
         TypeError
             If an item of X is no str; says which.
         ValueError
-            For other invalid input. The estimator is then as it was before.
+            For other invalid input, and for a `checkpoint` of another fit. The estimator is then as it was before.
         """
         kept = dict(checkpoint=checkpoint, checkpoint_every=checkpoint_every)
         return self._fit(X, y, sample_weight, X_val, y_val, sample_weight_val, incremental=False, **kept)
