@@ -212,7 +212,7 @@ def fingerprint_of(estimator, data, start) -> Fingerprint:
     ----------
     estimator : estimator
     data, start
-        Arrays, sparse matrices, texts, and tuples and dicts of them.
+        Arrays, sparse matrices, texts, and tuples and lists of them.
     """
     parameters = {"estimator": type(estimator).__name__}
     for name, value in estimator.get_params(deep=False).items():
@@ -238,8 +238,6 @@ def digest_of_data(value) -> str:
 
 
 def _update(digest, value: Any) -> None:
-    if isinstance(value, dict):
-        value = tuple(value.items())
     if isinstance(value, (tuple, list)):
         digest.update(b"%d items\0" % len(value))
         for item in value:
@@ -282,7 +280,7 @@ def lock_file(path: str) -> int:
         descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.exists(path) and os.path.samestat(os.fstat(descriptor), os.stat(path)):
+            if os.path.samestat(os.fstat(descriptor), os.stat(path)):
                 return descriptor
         except FileNotFoundError:
             pass

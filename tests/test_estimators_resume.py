@@ -146,6 +146,19 @@ def test_a_warm_start_goes_on_as_well(tmp_path, monkeypatch):
     assert_same_fit(fit(resumed, X, Y, checkpoint=tmp_path / "fit"), whole)
 
 
+def accuracy(estimator, X, y):
+    """A score of one's own."""
+    return float((estimator.predict(X) == y).mean())
+
+
+def test_scores_that_are_functions(tmp_path, monkeypatch):
+    model, path = MLPClassifier((3,), scoring=accuracy, early_stopping=True, **SHORT), tmp_path / "fit"
+    crashed_fit(monkeypatch, 2, model, X, Y, checkpoint=path)
+    with pytest.raises(ValueError, match=r"scoring is .*'accuracy'. there, None here"):
+        fit(clone(model).set_params(scoring=None), X, Y, checkpoint=path)
+    assert_same_fit(fit(clone(model), X, Y, checkpoint=path), fit(model, X, Y))
+
+
 def test_how_x_lies_in_memory_does_not_matter(tmp_path, monkeypatch):
     model, path = MLPClassifier((3,), **SHORT), tmp_path / "fit"
     crashed_fit(monkeypatch, 2, model, X, Y, checkpoint=path)
@@ -312,18 +325,20 @@ def test_a_file_that_another_fit_uses(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == []
 
 
-def test_a_lock_that_its_owner_removes_meanwhile(tmp_path, monkeypatch):
-    path = str(tmp_path / "lock")
-    exists = os.path.exists
-    calls = []
+@pytest.mark.skipif(checkpoints.fcntl is None, reason="locks of POSIX")
+@pytest.mark.parametrize("then", ["nobody has made a new one", "somebody has"])
+def test_a_lock_that_its_owner_removes_meanwhile(then, tmp_path, monkeypatch):
+    path, calls, flock = str(tmp_path / "lock"), [], checkpoints.fcntl.flock
 
-    def removed_at_first(name):
-        calls.append(name)
+    def remove_at_first(descriptor, operation):
+        calls.append(descriptor)
         if len(calls) == 1:
-            os.unlink(name)
-        return exists(name)
+            os.unlink(path)
+            if then == "somebody has":
+                (tmp_path / "lock").touch()
+        flock(descriptor, operation)
 
-    monkeypatch.setattr(os.path, "exists", removed_at_first)
+    monkeypatch.setattr(checkpoints.fcntl, "flock", remove_at_first)
     descriptor = checkpoints.lock_file(path)
     assert len(calls) == 2
     with pytest.raises(BlockingIOError):

@@ -226,6 +226,21 @@ def test_texts_with_several_labels(loss, kind, tmp_path):
     assert_same(saved(model, tmp_path), model, TEXTS)
 
 
+def test_one_class_of_texts(tmp_path):
+    for loss in ("softmax", "hierarchical_softmax"):
+        model = fit(TextEmbeddingClassifier(loss=loss, **TEXT), TEXTS, ["all"] * 12)
+        assert_same(saved(model, tmp_path), model, TEXTS)
+
+
+def test_a_path_of_vectors_is_kept(tmp_path):
+    vectors = tmp_path / "words.vec"
+    vectors.write_text("good 1 2 3\nbad 4 5 6\n", encoding="utf-8")
+    model = fit(TextEmbeddingClassifier(pretrained_embeddings=vectors, **TEXT), TEXTS, LABELS)
+    loaded = saved(model, tmp_path)
+    assert loaded.pretrained_embeddings == str(vectors)
+    assert_array_equal(fit(clone(loaded), TEXTS, LABELS).params_, model.params_)
+
+
 def test_a_vocabulary_that_has_grown(tmp_path):
     model = TextEmbeddingClassifier(loss="hierarchical_softmax", subword_range=(2, 3), **TEXT)
     model.partial_fit(TEXTS[:4], LABELS[:4], classes=np.unique(LABELS)).partial_fit(TEXTS[4:], LABELS[4:])

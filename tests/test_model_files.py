@@ -182,6 +182,8 @@ def hostile(name: str, **changes):
         ("conv_classifier_1", {"image_shape": [6, 6, 3]}, "channel_mean"),
         ("conv_classifier_1", {"image_shape": [1, 1, 2]}, "layer 2"),
         ("conv_classifier_1", {"padding": "reflect"}, "padding"),
+        ("conv_classifier_1", {"layers": []}, "no output layer"),
+        ("mlp_regressor_1", {"progress__loss_": float("nan")}, "the number NaN"),
         ("text_classifier_1", {"analysis__n_buckets": 2**31 - 1}, "n_buckets"),
         ("text_classifier_1", {"analysis__n_buckets": 1}, "buckets"),
         ("text_classifier_1", {"analysis__ngram_range": {"tuple": [1, 10**9]}}, "ngram_range"),
