@@ -369,8 +369,12 @@ def _convert(scope, operator, container) -> None:
     graph = Graph(scope.get_unique_variable_name)
     names = outputs_of(graph, operator.raw_operator, x.full_name, guess_numpy_type(x.type))
     for name, value in graph.constants.items():
-        tensor = onnx.numpy_helper.from_array(value, name)
-        container.add_initializer(name, tensor.data_type, value.shape, value.reshape(-1).tolist())
+        entries = value.reshape(-1).tolist()
+        if value.dtype == object:
+            kind, entries = onnx.TensorProto.STRING, [text.encode() for text in entries]
+        else:
+            kind = onnx_type(value.dtype)
+        container.add_initializer(name, kind, value.shape, entries)
     for node in graph.nodes:
         container.add_node(node.operator, node.inputs, [node.output], name=node.output, **node.attributes)
     for name, output in zip(names, operator.outputs, strict=True):

@@ -216,6 +216,7 @@ ARRAY_CHANGES = {
     "a row twice": ("text_classifier_1", "index.word_rows", lambda a: np.r_[a[:-1], a[2]].astype("i4"), "rows"),
     "a row too many": ("text_classifier_1", "index.bucket_rows", lambda a: a + np.int32(1), "rows"),
     "a bucket too many": ("text_classifier_1", "index.buckets", lambda a: a + np.int32(64), "buckets"),
+    "a bucket twice": ("text_classifier_1", "index.buckets", lambda a: np.r_[a[:-1], a[0]].astype("i4"), "distinct"),
     "a bucket below": ("text_classifier_1", "index.buckets", lambda a: a - np.int32(64), "buckets"),
     "a unit too many": ("text_classifier_1", "tree.units", lambda a: a + np.int32(9), "units"),
     "no tree": ("text_classifier_1", "tree.turns", lambda a: a & False, "tree"),
