@@ -99,16 +99,18 @@ class Checkpoint:
     fingerprint : Fingerprint
     saved : Saved or None
         What an interrupted fit has left.
+    locked : bool
+        Whether nobody else writes the file; if not, it is not written here either.
     """
 
-    def __init__(self, path: str, every: int, fingerprint: Fingerprint, saved: Saved | None):
+    def __init__(self, path: str, every: int, fingerprint: Fingerprint, saved: Saved | None, locked: bool):
         self.path, self.every, self.fingerprint, self.saved = path, every, fingerprint, saved
-        self.writable = True
+        self.locked, self.has_warned = locked, False
         self.complete = False  # whether training has come to its end, so that nothing is left to go on with
 
     def epoch_end(self, n_iter: int, reached: Saved) -> None:
-        """Write what has been reached, if it is time. Where that fails, training goes on, with one warning."""
-        if n_iter % self.every or not self.writable:
+        """Write what has been reached, if it is time. Where that fails, training goes on, with one warning for all."""
+        if n_iter % self.every or not self.locked:
             return
         try:
             write(self.path, self.fingerprint, reached)
@@ -116,13 +118,11 @@ class Checkpoint:
             self.warn(error)
 
     def warn(self, error: OSError) -> None:
-        """Say once that nothing can be written; the file as it was written last is left."""
-        self.writable = False
-        warnings.warn(
-            f"checkpoint={self.path!r} cannot be written, training goes on without it: {error}",
-            RuntimeWarning,
-            stacklevel=2,
-        )
+        """Say, once, that the file cannot be written; what was written last stays."""
+        if not self.has_warned:
+            message = f"checkpoint={self.path!r} cannot be written, training goes on without it: {error}"
+            warnings.warn(message, RuntimeWarning, stacklevel=2)
+        self.has_warned = True
 
 
 @contextmanager
@@ -136,7 +136,7 @@ def opened(path, every: int, fingerprint: Fingerprint) -> Iterator[Checkpoint]:
     ModelFileError
         If it is none.
     """
-    path = os.path.abspath(os.fspath(path))
+    path = os.path.realpath(path)
     require_safetensors()
     lock_error = None
     try:
@@ -146,7 +146,7 @@ def opened(path, every: int, fingerprint: Fingerprint) -> Iterator[Checkpoint]:
     except OSError as error:
         lock, lock_error = None, error
     try:
-        checkpoint = Checkpoint(path, every, fingerprint, read(path, fingerprint))
+        checkpoint = Checkpoint(path, every, fingerprint, read(path, fingerprint), lock is not None)
         if lock_error is not None:
             checkpoint.warn(lock_error)
         yield checkpoint

@@ -80,7 +80,7 @@ def write_file(path, kind: str, header: dict, arrays: dict[str, np.ndarray], tem
         "header": text,
         "digest": digest_of(text, arrays),
     }
-    with replacing(path, temporary) as name, open(name, "wb") as file:
+    with replacing(path, temporary) as name, open(name, "xb") as file:
         write_safetensors(file, metadata, arrays)
 
 
@@ -168,12 +168,16 @@ def replacing(path, temporary: str | None = None) -> Iterator[str]:
     ----------
     path : path
     temporary : str or None
-        The new file's name, for a writer that nobody else can disturb; a killed one leaves no more than this file.
+        The new file's name, for a writer that nobody else can disturb; a killed one leaves no more than this file,
+        which is removed first.
     """
     path = os.path.realpath(path)
     folder, name = os.path.split(path)
     if temporary is None:
         temporary = os.path.join(folder, f".{name}.{secrets.token_hex(8)}.tmp")
+    else:
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
     try:
         yield temporary
         _flush(temporary, os.O_RDWR)

@@ -363,6 +363,35 @@ def test_a_full_disk_gives_one_warning(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == []
 
 
+def test_a_disk_that_is_full_for_a_while(tmp_path, monkeypatch):
+    path, model, write, n = tmp_path / "fit", MLPClassifier((3,), **SHORT), checkpoints.write, 0
+
+    def full_at_first(*args):
+        nonlocal n
+        n += 1
+        if n == 1:
+            raise OSError(28, "No space left on device")
+        write(*args)
+
+    monkeypatch.setattr(checkpoints, "write", full_at_first)
+    with pytest.warns(RuntimeWarning, match="No space left"):
+        crashed_fit(monkeypatch, 3, model, X, Y, checkpoint=path)
+    assert_same_fit(fit(clone(model), X, Y, checkpoint=path), fit(model, X, Y))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links of POSIX")
+def test_links(tmp_path, monkeypatch):
+    model, link, target = MLPClassifier((3,), **SHORT), tmp_path / "link", tmp_path / "folder" / "fit"
+    target.parent.mkdir()
+    link.symlink_to(target)
+    (tmp_path / "precious").write_text("x")
+    (tmp_path / "folder" / "fit.tmp").symlink_to(tmp_path / "precious")  # not followed
+    crashed_fit(monkeypatch, 2, model, X, Y, checkpoint=link)
+    assert os.listdir(target.parent) == ["fit"]
+    assert (tmp_path / "precious").read_text() == "x"
+    assert_same_fit(fit(clone(model), X, Y, checkpoint=target), fit(model, X, Y))
+
+
 @pytest.mark.parametrize("when", ["at the beginning", "meanwhile"])
 def test_a_folder_that_is_gone_gives_one_warning(when, tmp_path, monkeypatch):
     path, model = tmp_path / "folder" / "fit", MLPClassifier((3,), **SHORT)

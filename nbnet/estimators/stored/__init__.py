@@ -28,8 +28,8 @@ class Kind(NamedTuple):
     """Where an estimator's class is, and the module here that knows it.
 
     That module has ``describe(estimator, header, arrays)``, which adds what was learned, weights and curves apart,
-    ``restore(estimator, header, arrays)``, which sets it on an estimator and returns the network, and where there is
-    more to do when the weights are there, ``complete(estimator)``.
+    ``restore(estimator, header, arrays, dtype)``, which sets it on an estimator and returns the network, and where
+    there is more to do when the weights are there, ``complete(estimator)``.
     """
 
     of_class: str
