@@ -80,3 +80,10 @@ class InputScaler(NamedTuple):
                 z /= np.sqrt(1.0 + (z / CLIP) ** 2)
             scaled[start : start + BLOCK_ROWS] = z
         return scaled
+
+    def slope(self, X: np.ndarray) -> np.ndarray:
+        """Derivative of each scaled value by the value: ``scale``, for "robust" ``scale / (1 + (z / 3)**2)**1.5``."""
+        if self.kind == InputScaling.STANDARD:
+            return np.broadcast_to(self.scale, X.shape)
+        z = np.clip((X - self.center) * self.scale, -1e100, 1e100)
+        return self.scale / (1.0 + (z / CLIP) ** 2) ** 1.5
