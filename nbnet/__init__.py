@@ -11,6 +11,7 @@ _PUBLIC = {
     "MLPRegressor": "nbnet.estimators.mlp",
     "TextEmbeddingClassifier": "nbnet.estimators.text",
     "predict_clips": "nbnet.estimators.clips",
+    "AttributionDisplay": "nbnet.plotting",
     "HistoryDisplay": "nbnet.plotting",
     "Augmentation": "nbnet.images",
     "ImagePreprocessor": "nbnet.images",
@@ -19,9 +20,11 @@ _PUBLIC = {
     "ModelFileError": "nbnet.model_files",
     "to_onnx": "nbnet.onnx",
     "datasets": None,
+    "inspection": None,
 }
 
 __all__ = [
+    "AttributionDisplay",
     "Augmentation",
     "ConvClassifier",
     "HistoryDisplay",
@@ -32,6 +35,7 @@ __all__ = [
     "TextEmbeddingClassifier",
     "__version__",
     "datasets",
+    "inspection",
     "load",
     "load_images",
     "predict_clips",

@@ -1,5 +1,6 @@
-"""HistoryDisplay."""
+"""HistoryDisplay and AttributionDisplay."""
 
+import re
 import sys
 
 import numpy as np
@@ -8,7 +9,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from nbnet import HistoryDisplay, MLPClassifier
+from nbnet import AttributionDisplay, ConvClassifier, HistoryDisplay, MLPClassifier, TextEmbeddingClassifier
 
 X = np.random.default_rng(0).normal(size=(16, 2))
 Y = (X[:, 0] > 0).astype(int)
@@ -56,3 +57,81 @@ def test_without_matplotlib_one_line_says_what_to_install(monkeypatch):
         ImportError, match=r"^HistoryDisplay.from_estimator needs matplotlib: pip install nbnet\[plot\]$"
     ):
         HistoryDisplay.from_estimator(tiny())
+
+
+# ---------------------------------------------------------------- AttributionDisplay
+
+
+def test_bars_of_one_row_have_signs_and_of_several_rows_have_sizes():
+    plt = pytest.importorskip("matplotlib.pyplot")
+    classifier = tiny().fit(X, Y)
+    one = AttributionDisplay.from_estimator(classifier, X[:1], target=1, method="occlusion")
+    values = one.attributions.values[0]
+    widths = sorted(bar.get_width() for bar in one.axes_[0].patches)
+    np.testing.assert_allclose(widths, np.sort(values))
+    assert one.axes_[0].get_xlabel() == "attribution to 1"
+    figure, ax = plt.subplots()
+    several = AttributionDisplay.from_estimator(classifier, X, ax=ax, name="mine")
+    names = [label.get_text() for label in ax.get_yticklabels()]
+    sizes = dict(zip(names, (bar.get_width() for bar in ax.patches), strict=True))
+    np.testing.assert_allclose([sizes["x0"], sizes["x1"]], np.abs(several.attributions.values).mean(axis=0))
+    assert (several.figure_, ax.get_title()) == (figure, "mine")
+    assert several._repr_html_() is None
+    with pytest.raises(ValueError, match="Only texts can be colored, but these are attributions of kind 'table'"):
+        several.to_html()
+    plt.close("all")
+
+
+def test_heat_maps_lie_over_images():
+    plt = pytest.importorskip("matplotlib.pyplot")
+    images = np.random.default_rng(0).normal(size=(9, 4, 4, 3))
+    classifier = ConvClassifier((2,), (), max_iter=2, learning_rate="linear", random_state=0).fit(images, Y[:9])
+    display = AttributionDisplay.from_estimator(classifier, images, target=1, method="grad_cam")
+    assert len(display.axes_) == 8
+    image, heat = display.axes_[0].images
+    np.testing.assert_allclose(image.get_array(), images[0].mean(axis=2))
+    np.testing.assert_allclose(heat.get_array(), display.attributions.values[0].sum(axis=2))
+    plt.close(display.figure_)
+
+
+def spam_classifier(**settings):
+    texts, labels = ["win <b>cash</b> now", "see you later"], ["spam", "ham"]
+    return TextEmbeddingClassifier(4, max_iter=2, random_state=0, **settings).fit(texts, labels)
+
+
+def test_texts_are_colored_in_html_and_in_a_terminal():
+    display = AttributionDisplay.from_estimator(spam_classifier(), ["win <b>cash</b>  later", ""], target="spam")
+    html = display._repr_html_()
+    without_tags = re.sub(r"<[^>]*>", "", html)
+    assert "win &lt;b&gt;cash&lt;/b&gt;  later" in without_tags
+    values, tokens = display.attributions.values[0], display.attributions.tokens[0]
+    strongest = tokens[np.abs(values).argmax()]
+    assert re.search(rf'background:#(b2182b|2166ac);color:#ffffff" title="[+-]1.00">{strongest}<', html)
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", str(display))
+    assert plain.splitlines()[0].endswith("win <b>cash</b>  later")
+    assert str(display).count("\x1b[38;2;") == len(tokens)
+
+
+def test_features_that_are_not_in_the_text_are_colored_one_by_one():
+    display = AttributionDisplay.from_estimator(spam_classifier(analyzer="char", ngram_range=(2, 2)), ["win"])
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", display.to_ansi())
+    assert plain.endswith(": wi in ")
+
+
+def test_bars_of_texts_add_up_tokens():
+    plt = pytest.importorskip("matplotlib.pyplot")
+    display = AttributionDisplay.from_estimator(spam_classifier(), ["win win", "win"], target="spam").plot()
+    names = [label.get_text() for label in display.axes_[0].get_yticklabels()]
+    assert names == ["win"]
+    total = sum(values.sum() for values in display.attributions.values)
+    np.testing.assert_allclose(display.axes_[0].patches[0].get_width(), total)
+    plt.close(display.figure_)
+
+
+def test_texts_need_no_matplotlib(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
+    display = AttributionDisplay.from_estimator(spam_classifier(), ["win"])
+    assert "win" in str(display)
+    with pytest.raises(ImportError, match=r"^AttributionDisplay.plot needs matplotlib: pip install nbnet\[plot\]$"):
+        display.plot()

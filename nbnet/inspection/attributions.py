@@ -49,6 +49,8 @@ class Attributions:
         What the network was given: X itself, or what the steps of a pipeline before it have made of X.
     feature_names : list of str or None
         Of tables.
+    image_shape : (height, width, channels) or None
+        Of images.
     tokens : list of list of str, or None
         The tokens of each text, as they stand there.
     spans : list of ndarray (n_tokens, 2), or None
@@ -68,6 +70,7 @@ class Attributions:
     kind: str
     X: Any
     feature_names: list[str] | None = None
+    image_shape: tuple[int, int, int] | None = None
     tokens: list[list[str]] | None = None
     spans: list[np.ndarray | None] | None = None
     rest: np.ndarray | None = None
@@ -340,6 +343,7 @@ def _of_rows(model, X, names, target, function, method, baseline, n_steps, windo
         kind="image" if is_image else "table",
         X=given,
         feature_names=None if is_image else names,
+        image_shape=of_row if is_image else None,
     )
 
 

@@ -87,8 +87,7 @@ class TokenReader:
         encoded, starts = self.index._encode([text]) if features is None else encode_features([features])
         numbers, places = self._cut(encoded, starts)
         if features is None:
-            characters = source_characters(text, encoded, self.index.analysis)
-            spans = None if characters is None else characters[places - [0, 1]] + [0, 1]
+            spans = source_spans(text, encoded, places, self.index.analysis)
         else:
             spans = found_spans(text, features, self.index.analysis)
         if spans is not None:
@@ -152,11 +151,19 @@ class TokenReader:
 # ---------------------------------------------------------------- places in the text
 
 
-def source_characters(text: str, encoded: np.ndarray, analysis) -> np.ndarray | None:
-    """For each byte of what was encoded the character of `text` that it comes from.
+def source_spans(text: str, encoded: np.ndarray, places: np.ndarray, analysis) -> np.ndarray | None:
+    """The characters of `text` that pieces of its encoding come from.
 
     None where that cannot be said, as `strip_accents` is a function that does not go character by character.
+
+    Parameters
+    ----------
+    encoded : uint8 (n_bytes,)
+    places : int64 (n, 2)
+        First byte and end of each piece.
     """
+    if not len(places):
+        return places
     lengths = np.ones(len(text), np.int64)  # of what becomes of each character
     if not text.isascii():
         strip = ACCENTS.get(analysis.strip_accents, analysis.strip_accents) or str
@@ -167,19 +174,24 @@ def source_characters(text: str, encoded: np.ndarray, analysis) -> np.ndarray | 
         lengths[:] = 1
     if lengths.sum() != n_encoded:
         return None
-    return np.repeat(np.arange(len(text)), lengths)[np.cumsum(is_lead) - 1]
+    numbers = np.cumsum(is_lead) - 1  # of encoded characters
+    sources = np.repeat(np.arange(len(text)), lengths)
+    stops = np.append(np.flatnonzero(lengths)[1:], len(text))  # an accent that was stripped goes with its letter
+    stops = np.repeat(stops, lengths[lengths > 0])
+    return np.stack([sources[numbers[places[:, 0]]], stops[numbers[places[:, 1] - 1]]], axis=1)
 
 
 def found_spans(text: str, features: list[str], analysis) -> np.ndarray | None:
-    """Where features stand in the text, one behind the other; None if one is not found."""
-    lowered = text.lower() if analysis.lowercase else text
-    if len(lowered) != len(text):
-        return None
-    spans, position = [], 0
-    for feature in features:
-        first = lowered.find(feature, position)
-        if first < 0:
-            return None
-        position = first + len(feature)
-        spans.append((first, position))
-    return np.array(spans, np.int64).reshape(-1, 2)
+    """Where features stand in the text, or in the lower-cased text, one behind the other; None if one is not found."""
+    for pieces in (list(text), [c.lower() for c in text])[: 1 + analysis.lowercase]:
+        sources = np.repeat(np.arange(len(text)), list(map(len, pieces)))
+        searched, spans, position = "".join(pieces), [], 0
+        for feature in features:
+            first = searched.find(feature, position)
+            if first < 0:
+                break
+            position = first + len(feature)
+            spans.append((sources[first], sources[position - 1] + 1))
+        else:
+            return np.array(spans, np.int64).reshape(-1, 2)
+    return None
