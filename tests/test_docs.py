@@ -20,6 +20,7 @@ WITH_EXAMPLES = [
     "nbnet.estimators.mlp",
     "nbnet.estimators.stored",
     "nbnet.estimators.text",
+    "nbnet.inspection.attributions",
     "nbnet.images.preprocessor",
     "nbnet.onnx",
     "nbnet.testing.images",

@@ -72,7 +72,7 @@ class Column(TransformerMixin, BaseEstimator):
 def test_permutation_importance_of_a_column_of_texts():
     pd = pytest.importorskip("pandas")
     frame = pd.DataFrame({"text": TEXTS, "other": X[:, 0]})
-    classifier = TextEmbeddingClassifier(4, learning_rate_init=0.5, random_state=0)
+    classifier = TextEmbeddingClassifier(16, learning_rate_init=0.2, random_state=0)
     model = fit(make_pipeline(Column("text"), classifier), frame, Y)
     found = permutation_importance(model, frame, Y, random_state=0).importances_mean
     assert found[0] > 0.3
@@ -99,7 +99,7 @@ def test_calibration_repairs_an_overfitted_network():
     table = rng.normal(size=(1200, 10))
     labels = rng.random(1200) < 1 / (1 + np.exp(-1.5 * table[:, 0]))
     train, test = slice(0, 600), slice(600, None)
-    settings = dict(learning_rate_init=0.01, max_iter=100, learning_rate="linear", random_state=0)
+    settings = dict(learning_rate_init=0.01, max_iter=300, learning_rate="linear", random_state=0)
     plain = MLPClassifier((64,), **settings).fit(table[train], labels[train])
     calibrated = CalibratedClassifierCV(MLPClassifier((64,), **settings), cv=5).fit(table[train], labels[train])
     losses = [log_loss(labels[test], model.predict_proba(table[test])) for model in (plain, calibrated)]
