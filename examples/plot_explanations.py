@@ -16,6 +16,7 @@ A bank must tell a customer why, a doctor wants to see where, an engineer asks w
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from sklearn.compose import make_column_transformer
 from sklearn.datasets import load_digits
 from sklearn.pipeline import make_pipeline
@@ -26,6 +27,7 @@ from nbnet.datasets import load_ai4i2020, load_sms_spam
 from nbnet.inspection import attributions
 
 machines = load_ai4i2020()
+runs = pd.DataFrame(machines.data, columns=machines.feature_names)
 columns = make_column_transformer(
     (StandardScaler(), machines.numeric_features),
     (OneHotEncoder(), machines.categorical_features),
@@ -33,20 +35,20 @@ columns = make_column_transformer(
 )
 settings = {"activation": "silu", "learning_rate": "cosine", "learning_rate_init": 0.005, "max_iter": 40}
 model = make_pipeline(columns, MLPClassifier((64, 32), **settings, random_state=0))
-model.fit(machines.data, machines.target)
-probabilities = model.predict_proba(machines.data)[:, 1]
+model.fit(runs, machines.target)
+probabilities = model.predict_proba(runs)[:, 1]
 worst = np.argsort(-probabilities, kind="stable")[[0, 40, 80]]
 
-figure, axes = plt.subplots(1, 3, figsize=(12, 3), layout="constrained")
+figure, axes = plt.subplots(1, 3, figsize=(14, 3), layout="constrained")
 for ax, run in zip(axes, worst, strict=True):
-    AttributionDisplay.from_estimator(model, machines.data[run : run + 1], target=1, ax=ax, name=f"run {run}")
+    AttributionDisplay.from_estimator(model, runs[run : run + 1], target=1, ax=ax, name=f"run {run}")
 plt.show()
 
 # %%
 # Integrated gradients, the default, add up: the shares of a run and what the network says of the mean run make up what
 # it says of this one, but for the error of a sum that stands for an integral.
 
-found = attributions(model, machines.data[worst], target=1)
+found = attributions(model, runs.iloc[worst], target=1)
 for run, output, baseline_output, values, gap in zip(
     worst, found.output, found.baseline_output, found.values, found.gap, strict=True
 ):

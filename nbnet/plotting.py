@@ -198,7 +198,7 @@ class AttributionDisplay:
             heat = heat.sum(axis=2)
             largest = np.abs(heat).max() or 1.0
             ax.imshow(image.mean(axis=2), cmap="gray")
-            ax.imshow(heat, cmap="RdBu_r", vmin=-largest, vmax=largest, alpha=0.7)
+            ax.imshow(heat, cmap="RdBu_r", vmin=-largest, vmax=largest, alpha=0.85 * np.abs(heat) / largest)
             ax.set(title=str(target), xticks=[], yticks=[])
         figure.suptitle(self.estimator_name)
         self.figure_, self.axes_ = figure, axes[0].tolist()
