@@ -21,6 +21,7 @@ _PUBLIC = {
     "to_onnx": "nbnet.onnx",
     "datasets": None,
     "inspection": None,
+    "labeling": None,
 }
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "__version__",
     "datasets",
     "inspection",
+    "labeling",
     "load",
     "load_images",
     "predict_clips",

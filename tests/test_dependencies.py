@@ -55,6 +55,7 @@ MAY_IMPORT = {
         "tokens",
         "vocabulary",
     },
+    "labeling": {"estimators"},
     "plotting": {"inspection"},
     "datasets": set(),
     "testing": set(),

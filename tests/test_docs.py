@@ -22,6 +22,7 @@ WITH_EXAMPLES = [
     "nbnet.estimators.text",
     "nbnet.inspection.attributions",
     "nbnet.images.preprocessor",
+    "nbnet.labeling",
     "nbnet.onnx",
     "nbnet.testing.images",
     "nbnet.testing.texts",
