@@ -380,7 +380,7 @@ def rank_label_errors(estimator, X, y, cv=5, n_jobs=None, *, method="self_confid
     >>> found.order[0].item(), found.suggested[20].item()
     (20, 0)
     """
-    y = column_or_1d(y, warn=True)
+    X, y = as_samples(X), column_or_1d(y, warn=True)
     check_classification_targets(y)
     check_consistent_length(X, y)
     classes, labels = np.unique(y, return_inverse=True)

@@ -157,9 +157,9 @@ class AttributionDisplay:
         """
         from .inspection import attributions  # which brings kernels: learning curves need none
 
-        display = cls(
-            attributions(estimator, X, target=target, **kwargs), estimator_name=name or type(estimator).__name__
-        )
+        last = estimator[-1] if hasattr(estimator, "steps") else estimator
+        found = attributions(estimator, X, target=target, **kwargs)
+        display = cls(found, estimator_name=name or type(last).__name__)
         return display if display.attributions.kind == "text" else display.plot(ax)
 
     def plot(self, ax=None) -> Self:

@@ -202,10 +202,14 @@ def test_sparse_rows_and_flat_images():
     model = mlp()
     dense, sparse = attributions(model, X[:2]), attributions(model, sp.csr_array(X[:2]))
     np.testing.assert_array_equal(dense.values, sparse.values)
-    flat = fit(ConvClassifier((2,), (3,), image_shape=(7, 6, 2), **SETTINGS), IMAGES.reshape(6, -1), KINDS)
-    found = attributions(flat, IMAGES.reshape(6, -1)[:2], "a")
+    flat_rows = IMAGES.reshape(6, -1)
+    flat = fit(ConvClassifier((2,), (3,), image_shape=(7, 6, 2), **SETTINGS), flat_rows, KINDS)
+    found = attributions(flat, flat_rows[:2], "a")
     assert found.values.shape == (2, 84)
     assert found.image_shape == (7, 6, 2)
+    network = fit(ConvClassifier((2,), (3,), **SETTINGS), IMAGES, KINDS)
+    flat, images = (attributions(m, r, "a", "occlusion") for m, r in ((flat, flat_rows), (network, IMAGES)))
+    np.testing.assert_allclose(flat.values, images.values.reshape(6, -1), rtol=1e-9)
 
 
 def test_pipelines_and_searches_are_explained_by_their_last_step():

@@ -244,6 +244,8 @@ def test_errors_of_wrong_arguments():
         rank_label_errors(mlp(), X, np.ones(40, int))
     with pytest.raises(ValueError, match="inconsistent numbers of samples"):
         rank_label_errors(mlp(), X, Y[:-1])
+    with pytest.raises(ValueError, match="A sequence of samples expected, string object received"):
+        rank_label_errors(mlp(), "abc", [0, 1, 0])
     with pytest.raises(ValueError, match="method"):
         rank_label_errors(mlp(), X, Y, method="loss")
     model = mlp().fit(X, Y)

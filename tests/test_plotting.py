@@ -77,6 +77,8 @@ def test_bars_of_one_row_have_signs_and_of_several_rows_have_sizes():
     np.testing.assert_allclose([sizes["x0"], sizes["x1"]], np.abs(several.attributions.values).mean(axis=0))
     assert (several.figure_, ax.get_title()) == (figure, "mine")
     assert several._repr_html_() is None
+    pipeline = make_pipeline(StandardScaler(), tiny()).fit(X, Y)
+    assert AttributionDisplay.from_estimator(pipeline, X).axes_[0].get_title() == "MLPClassifier"
     with pytest.raises(ValueError, match="Only texts can be colored, but these are attributions of kind 'table'"):
         several.to_html()
     plt.close("all")

@@ -144,8 +144,8 @@ def attributions(
 
     Notes
     -----
-    All is computed in float64 by NumPy, whatever the model's precision. A method is a definition, not the truth about a
-    model: where two of them disagree, look closer.
+    Computed in float64 by NumPy, whatever the model's precision; only the occlusion of images goes through the kernels
+    that predict. A method is a definition, not the truth about a model: where two of them disagree, look closer.
 
     Examples
     --------
@@ -314,7 +314,8 @@ def _of_rows(model, X, names, target, function, method, baseline, n_steps, windo
     scaling = _scaling_of(model)
     compared = _baseline_of(model, baseline, given).reshape(n, *of_row)
     numbers, targets = target_numbers(model, X, target, n)
-    f = methods.RowFunction(Layers(model.network_.layers, model.params_), Explained(function, numbers), scaling)
+    explained = Explained(function, numbers)
+    f = methods.RowFunction(Layers(model.network_.layers, model.params_), explained, scaling)
     if method == "integrated_gradients":
         values = methods.integrated_gradients(f, x, compared, n_steps)
     elif method == "gradient_x_input":
@@ -323,7 +324,8 @@ def _of_rows(model, X, names, target, function, method, baseline, n_steps, windo
         values = methods.grad_cam(f, x, model.network_.layers)
     elif is_image:
         side = max(1, -(-max(of_row[:2]) // 8)) if window is None else window
-        values = methods.occlude_windows(f, x, compared, side, max(1, side // 2))
+        compiled = methods.CompiledFunction(model, explained)
+        values = methods.occlude_windows(compiled, x, compared, side, max(1, side // 2))
     else:
         values = methods.occlude_features(f, x, compared)
     output, baseline_output = f.value(x), f.value(compared)

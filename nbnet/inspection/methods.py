@@ -65,6 +65,26 @@ class RowFunction:
         return np.concatenate(maps), np.concatenate(grads)
 
 
+class CompiledFunction:
+    """f of images by the kernels that predict, in the model's precision: forward only, and several times as fast.
+
+    Parameters
+    ----------
+    model : ConvClassifier
+    explained : Explained
+    """
+
+    def __init__(self, model, explained: Explained):
+        self.model, self.explained = model, explained
+        self.last = Layers(model.network_.layers[-1:], model.params_)
+
+    def value(self, x: np.ndarray) -> np.ndarray:
+        """f of each image (n,)."""
+        x = x.astype(self.model.params_.dtype)
+        features = self.model.transform(x if self.model.image_shape is None else x.reshape(len(x), -1))
+        return self.explained.of(self.last.forward(features.astype(np.float64))[0])[0]
+
+
 def gradient_x_input(f: RowFunction, x: np.ndarray, baseline: np.ndarray) -> np.ndarray:
     """``(x - b) d f / d x``"""
     return (x - baseline) * f.gradient(x)
@@ -91,7 +111,7 @@ def occlude_features(f: RowFunction, x: np.ndarray, baseline: np.ndarray) -> np.
     return values
 
 
-def occlude_windows(f: RowFunction, x: np.ndarray, baseline: np.ndarray, window: int, stride: int) -> np.ndarray:
+def occlude_windows(f: CompiledFunction, x: np.ndarray, baseline: np.ndarray, window: int, stride: int) -> np.ndarray:
     """The mean, over all windows that hold a pixel, of ``f(x) - f(x with b in the window)``.
 
     Source: Zeiler, Fergus, Visualizing and understanding convolutional networks, 2014, section 4.2.
