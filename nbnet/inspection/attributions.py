@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
@@ -12,6 +13,7 @@ from sklearn.base import is_classifier
 from sklearn.pipeline import Pipeline
 from sklearn.utils._param_validation import Interval, StrOptions, validate_params
 from sklearn.utils.validation import check_is_fitted
+from threadpoolctl import ThreadpoolController
 
 from ..estimators.base_mlp import BaseMLP
 from ..estimators.conv import ConvClassifier
@@ -164,11 +166,19 @@ def attributions(
     if method == "grad_cam" and not isinstance(model, ConvClassifier):
         raise ValueError(f"method='grad_cam' is for ConvClassifier, not for {type(model).__name__}.")
     function = function_of(model, output)
-    if isinstance(model, TextEmbeddingClassifier):
-        if baseline is not None:
-            raise ValueError("baseline must be None for texts: they are compared with vectors of zero.")
-        return _of_texts(model, check_texts(X), target, function, method, n_steps)
-    return _of_rows(model, X, names, target, function, method, baseline, n_steps, window)
+    if isinstance(model, TextEmbeddingClassifier) and baseline is not None:
+        raise ValueError("baseline must be None for texts: they are compared with vectors of zero.")
+    # products are small beside the copies between them: a second thread gains nothing, and spins where cores are taken
+    with blas().limit(limits=1, user_api="blas"):
+        if isinstance(model, TextEmbeddingClassifier):
+            return _of_texts(model, check_texts(X), target, function, method, n_steps)
+        return _of_rows(model, X, names, target, function, method, baseline, n_steps, window)
+
+
+@functools.cache
+def blas() -> ThreadpoolController:
+    """The libraries that NumPy multiplies with; finding them takes some milliseconds."""
+    return ThreadpoolController()
 
 
 def last_step(model, X) -> tuple[Any, Any, list[str] | None]:
@@ -235,7 +245,7 @@ def _output_numbers(model, target, n: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _one_a_row(target, n: int) -> list:
     if np.ndim(target) == 0:
-        return [getattr(target, "item", lambda: target)()] * n
+        return [target.item() if hasattr(target, "item") else target] * n
     if len(target) != n:
         raise ValueError(f"target has {len(target)} entries for {n} rows of X.")
     return np.asarray(target).tolist()
