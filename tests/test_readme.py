@@ -62,7 +62,7 @@ def test_the_chinese_readme_is_in_step(part):
         )
 
 
-def test_each_readme_links_to_the_other():
+def test_the_translation_links_to_the_original():
     assert f"]({ENGLISH})" in (ROOT / CHINESE).read_text(encoding="utf-8")
 
 
