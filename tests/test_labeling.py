@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 from sklearn import semi_supervised
+from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.datasets import load_iris
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
@@ -30,6 +31,17 @@ TEXTS = [" ".join(["film", *RNG.choice(["a", "b", "c"], 2), ("dull", "lovely")[l
 
 def mlp():
     return MLPClassifier((4,), **SETTINGS)
+
+
+class Says(ClassifierMixin, BaseEstimator):
+    """Its input are the probabilities."""
+
+    def fit(self, X, y):
+        self.classes_ = np.unique(y)
+        return self
+
+    def predict_proba(self, X):
+        return X
 
 
 # ---------------------------------------------------------------- self-training
@@ -82,6 +94,12 @@ def test_checks_of_texts_and_images():
     check_text_estimator(Quiet(TextEmbeddingClassifier(16, random_state=0)))
     convolutional = ConvClassifier((4, "max_pool"), (8,), learning_rate_init=0.02, max_iter=20, random_state=0)
     check_image_estimator(Quiet(convolutional))
+
+
+def test_the_threshold_has_to_be_exceeded():
+    p = np.array([[0.75, 0.25], [0.25, 0.75], [0.25, 0.75], [0.76, 0.24]])
+    model = SelfTrainingClassifier(Says()).fit(p, [0, 1, -1, -1])
+    assert model.transduction_.tolist() == [0, 1, -1, 0]
 
 
 def test_texts_with_labels_that_are_words():
@@ -194,6 +212,14 @@ def test_scores_and_errors_are_what_their_definitions_say(method):
         score = p[i, label] if method == "self_confidence" else (1 + margin) / 2
         np.testing.assert_allclose(found.scores[i], score)
     np.testing.assert_array_equal(found.scores[found.order], np.sort(found.scores))
+
+
+def test_a_label_that_is_most_probable_is_never_wrong():
+    p = np.array([[0.9, 0.1]] * 4 + [[0.55, 0.45], [0.2, 0.8]] + [[0.6, 0.4]] * 4)
+    found = rank_label_errors(Says(), p, [0] * 6 + [1] * 4, cv=2)
+    # of class 1 the mean is 0.4, which 0.45 and 0.8 exceed; of class 0 it is 0.725
+    assert np.flatnonzero(found.is_error).tolist() == [5]
+    assert found.order[0] == 5
 
 
 @pytest.mark.parametrize("method", ["self_confidence", "margin"])
