@@ -85,7 +85,11 @@ def main() -> None:
     results = {what: measures[what]() for what in arguments.what}
     if arguments.save:
         everything = json.loads(arguments.save.read_text()) if arguments.save.exists() else {}
-        everything.setdefault("images", {}).update(results, machine=machine())
+        kept = everything.setdefault("images", {})
+        if "quality" in results:
+            measured = {row["model"] for row in results["quality"]}
+            results["quality"] += [row for row in kept.get("quality", []) if row["model"] not in measured]
+        kept.update(results, machine=machine())
         arguments.save.write_text(json.dumps(everything, indent=1) + "\n")
 
 
