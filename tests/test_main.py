@@ -65,6 +65,12 @@ def test_after_warm_up_other_networks_compile_nothing(capsys):
             model = nbnet.TextEmbeddingClassifier(5, dtype=name, loss="one_vs_all", early_stopping=True, **options)
             model.fit(texts, several_labels).transform(texts)
             assert model.predict_proba(texts[:1]).dtype == dtype
+    for kind in (np.uint8, np.float32, np.float64):
+        images, y = rng.integers(0, 255, (30, 9, 9, 3)).astype(kind), np.arange(30) % 3
+        layers = (32, ("residual", 32), "max_pool", (5, 5, 2), "avg_pool")
+        model = nbnet.ConvClassifier(layers, batch_norm=True, augment={"shift": 1}, max_iter=2, early_stopping=True)
+        command_line._fit(model, images, y).predict(images)
+        nbnet.ConvClassifier(dropout=0.1).partial_fit(images, y, classes=[0, 1, 2]).transform(images)
     assert command_line._cached_files(cache_directory()) == compiled
 
 
