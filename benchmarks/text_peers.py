@@ -86,6 +86,7 @@ def as_fasttext(case: TextCase) -> dict:
         token_weights=None,
         sublinear_tf=False,
         label_smoothing=0.0,
+        sample_labels=True,
         solver="sgd",
         batch_size=FASTTEXT_BATCH,
         learning_rate="linear",

@@ -23,8 +23,9 @@ class Stream(IntEnum):
     INITIAL_WEIGHTS = 0
     SHUFFLE = 1
     DROPOUT = 2
-    EMBEDDING = 4
     AUGMENT = 3
+    EMBEDDING = 4
+    LABELS = 5
 
 
 # uint64 throughout: a product of two 32-bit words fits, and Numba would turn a mix with int64 into floats

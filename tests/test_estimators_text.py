@@ -48,6 +48,20 @@ def test_all_kinds_of_networks(pooling, loss, solver, hidden):
     assert estimator.loss_curve_[-1] < estimator.loss_curve_[0] or hidden or solver != "adagrad"
 
 
+@pytest.mark.parametrize("loss", ["hierarchical_softmax", "softmax"])
+def test_one_label_of_each_text_in_each_epoch(loss):
+    labels = np.tile([[1, 1, 0], [0, 0, 1]], (9, 1))
+    texts = ["red and green", "blue"] * 9
+    options = dict(loss=loss, sample_labels=True, max_iter=40, target_loss=None, label_smoothing=0.0)
+    estimator = small(**options).fit(texts, labels)
+    assert_allclose(estimator.predict_proba(texts[:2]), [[0.5, 0.5, 0], [0, 0, 1]], atol=0.2)
+    assert_array_equal(estimator.predict_proba(texts), small(**options).fit(texts, labels).predict_proba(texts))
+    shared = small(**options | {"sample_labels": False}).fit(texts, labels)
+    assert (shared.params_ != estimator.params_).any()
+    both = small(**options | {"loss": "one_vs_all"}).fit(texts, labels).predict_proba(texts[:2])
+    assert_array_equal(both > 0.5, labels[:2])
+
+
 @pytest.mark.parametrize("loss", sorted(LOSSES))
 @pytest.mark.parametrize("container", [np.array, sp.csr_array, sp.csc_matrix])
 def test_labels_by_an_indicator_matrix(loss, container):

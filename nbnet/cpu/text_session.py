@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .. import random
 from ..network import Network, Optimizer, Pooling, above, aligned_zeros, round_up
 from . import linear_text, text_walk, walk
 from .embedding import Bags, BagSpace, Embedding
@@ -80,6 +81,8 @@ class TextSession(Session):
     frozen : bool
         Keep the embedding as it is.
     label_smoothing : float
+    sample_labels : bool
+        Learn one of a document's labels in each epoch, drawn at random, instead of all of them.
     n_jobs : int or None
     """
 
@@ -95,11 +98,12 @@ class TextSession(Session):
         count_weights: np.ndarray | None = None,
         frozen: bool = False,
         label_smoothing: float = 0.0,
+        sample_labels: bool = False,
         n_jobs: int | None = None,
     ):
         super().__init__(above(network), params, loss, label_smoothing=label_smoothing, n_jobs=n_jobs)
         self.below = network.layers[:1].copy()
-        self.frozen = frozen
+        self.frozen, self.sample_labels = frozen, sample_labels
         dtype, layer = params.dtype, self.below[0]
         self.stride, self.n_table_rows = int(layer["out_stride"]), int(layer["n_in"])
         self.pooling = Pooling(int(layer["pooling"]))
@@ -160,11 +164,20 @@ class TextSession(Session):
         of_rows = self.moments[self._n_moments_above :]
         if self.optimizer == Optimizer.ADAGRAD:
             self._squares = np.tile(of_rows, (self.n_workers, 1)) if self.n_workers > 1 else of_rows.reshape(1, -1)
+        if self.sample_labels and targets.label_starts.size > 0:
+            targets = self._one_label_each(targets, step0)
         try:
             return super().train_epoch(rows, targets, order, rates, decays, step0)
         finally:
             if self.optimizer == Optimizer.ADAGRAD:
                 of_rows[:] = self._squares[0]
+
+    def _one_label_each(self, targets: Targets, step0: int) -> Targets:
+        """One of each document's labels, drawn at random."""
+        starts, labels = targets.label_starts, targets.labels
+        draws = random.uniform(int(self._rule.seed), random.Stream.LABELS, step0, starts.size - 1)
+        chosen = starts[:-1] + (draws * np.diff(starts)).astype(np.int64)
+        return targets._replace(labels=labels[np.minimum(chosen, labels.size - 1)], label_starts=starts[:0])
 
     @property
     def most_useful_workers(self) -> float:

@@ -195,6 +195,10 @@ class TextEmbeddingClassifier(
     label_smoothing : float, default=0.2
         Share of each target that is spread evenly over all classes, in [0, 1); "hierarchical_softmax" has none.
 
+    sample_labels : bool, default=False
+        With an indicator matrix and a softmax, learn one of a text's labels in each epoch, drawn at random, instead of
+        their even distribution: fastText's way. "one_vs_all" learns all labels in any case.
+
     warmup_fraction : float, default=0.0
         Share of all steps on which the learning rate rises on a straight line, in [0, 1).
 
@@ -287,6 +291,7 @@ class TextEmbeddingClassifier(
         "loss": [StrOptions(set(LOSSES))],
         "pretrained_embeddings": [str, os.PathLike, HasMethods("__getitem__"), None],
         "freeze_embeddings": ["boolean"],
+        "sample_labels": ["boolean"],
         "solver": [StrOptions(set(SOLVERS))],
         "target_loss": [Interval(Real, 0, None, closed="left"), None],
         "class_weight": [dict, StrOptions({"balanced"}), None],
@@ -338,6 +343,7 @@ class TextEmbeddingClassifier(
         class_weight=None,
         dropout=0.0,
         label_smoothing=0.2,
+        sample_labels=False,
         warmup_fraction=0.0,
         scoring=None,
         dtype=None,
@@ -387,6 +393,7 @@ class TextEmbeddingClassifier(
         self.class_weight = class_weight
         self.dropout = dropout
         self.label_smoothing = label_smoothing
+        self.sample_labels = sample_labels
         self.warmup_fraction = warmup_fraction
         self.scoring = scoring
         self.dtype = dtype

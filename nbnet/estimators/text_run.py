@@ -136,6 +136,7 @@ class TextRun(Run):
             params,
             frozen=estimator.freeze_embeddings,
             label_smoothing=estimator.label_smoothing,
+            sample_labels=estimator.sample_labels and estimator.loss != "one_vs_all",
             n_jobs=estimator.n_jobs,
         )
         super().__init__(estimator, backend, session, settings, seed)
