@@ -31,7 +31,7 @@ NON_FINITE_WEIGHTS = (
 )
 
 
-WITHOUT_TWIN = {"text_session": "texts", "conv_session": "images"}
+ON_CPU_ONLY = {"text_session": "texts", "conv_session": "images"}
 
 
 def backend_for(device: str, kind: str = "session", *, fitted: bool = False) -> ModuleType:
@@ -54,22 +54,22 @@ def backend_for(device: str, kind: str = "session", *, fitted: bool = False) -> 
         If there is no such GPU, or something is missing to use it.
     """
     # imported here, not above: importing nbnet.trainer must not import kernels
-    if device != "cpu" and (why_not := why_not_on(device, kind)):
+    if device != "cpu" and (error := why_not_on(device, kind)):
         if device != "auto" and not fitted:
-            raise why_not
-        say_once(f"device={device!r} computes on the CPU: {why_not}")
+            raise type(error)(f"device={device!r} cannot be used: {error}.")
+        say_once(f"device={device!r} computes on the CPU: {error}.")
         device = "cpu"
     return import_module(f".{'cpu' if device == 'cpu' else 'cuda'}.{kind}", __package__)
 
 
 def why_not_on(device: str, kind: str) -> Exception | None:
     """What keeps `kind` from the GPU that `device` means, as an exception."""
-    if kind in WITHOUT_TWIN:
-        return ValueError(f"device={device!r} is not built for {WITHOUT_TWIN[kind]} yet; use device='cpu'")
+    if kind in ON_CPU_ONLY:
+        return ValueError(f"{ON_CPU_ONLY[kind]} are not built for a GPU yet; use device='cpu'")
     from .cuda.device import number_of, why_no_cuda
 
     reason = why_no_cuda(number_of(device))
-    return RuntimeError(f"device={device!r} cannot be used: {reason}.") if reason else None
+    return RuntimeError(reason) if reason else None
 
 
 @functools.cache

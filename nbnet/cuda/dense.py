@@ -49,11 +49,11 @@ def row_number(batch, i):
 def _gather_kernel():
     @cuda_kernel(WARP * GATHER_ROWS)
     def gather(rows, batch, x, n_rows):
-        i = uint32(cuda.blockIdx.y) * uint32(GATHER_ROWS) + uint32(cuda.threadIdx.y)
+        i = uint32(cuda.blockIdx.x) * uint32(GATHER_ROWS) + uint32(cuda.threadIdx.y)
         if i < n_rows:
             source = uint64(row_number(batch, i)) * uint64(rows.n_columns)
             target = x.start + i * x.stride
-            j = uint32(cuda.blockIdx.x) * uint32(GATHER_COLUMNS) + uint32(cuda.threadIdx.x)
+            j = uint32(cuda.blockIdx.y) * uint32(GATHER_COLUMNS) + uint32(cuda.threadIdx.x)
             for _ in range(GATHER_COLUMNS // WARP):
                 if j < rows.n_columns:
                     x.data[target + j] = rows.values[source + j]
@@ -73,7 +73,7 @@ def gather(queue, rows, batch, x, n_rows):
     x : Matrix
         Overwritten from column 0 to n_columns in the first `n_rows` rows; the pads stay as they are (zero).
     """
-    grid = n_blocks(rows.n_columns, GATHER_COLUMNS), n_blocks(n_rows, GATHER_ROWS)
+    grid = n_blocks(n_rows, GATHER_ROWS), n_blocks(rows.n_columns, GATHER_COLUMNS)
     queue.add(_gather_kernel(), grid, (WARP, GATHER_ROWS), rows, batch, x, np.uint32(n_rows))
 
 
@@ -171,8 +171,8 @@ def _sparse_forward_kernel(dtype, end):
 
     @cuda_kernel(WARP * GATHER_ROWS)
     def sparse_forward(rows, batch, weight, out, sizes):
-        i = uint32(cuda.blockIdx.y) * uint32(GATHER_ROWS) + uint32(cuda.threadIdx.y)
-        column = uint32(cuda.blockIdx.x) * uint32(GATHER_COLUMNS) + uint32(cuda.threadIdx.x) * uint32(4)
+        i = uint32(cuda.blockIdx.x) * uint32(GATHER_ROWS) + uint32(cuda.threadIdx.y)
+        column = uint32(cuda.blockIdx.y) * uint32(GATHER_COLUMNS) + uint32(cuda.threadIdx.x) * uint32(4)
         if i < sizes[0] and column < out.y.stride:
             row = row_number(batch, i)
             z0 = z1 = z2 = z3 = dtype(0)
@@ -196,7 +196,7 @@ def sparse_forward(queue, rows, batch, params, layer, y, slopes, n_rows):
     weight = matrix(params, layer["weight_start"], layer["out_stride"])
     out, end = _activated(params, layer, y, slopes)
     kernel = _sparse_forward_kernel(getattr(numba, params.dtype.name), end)
-    grid = n_blocks(layer["out_stride"], GATHER_COLUMNS), n_blocks(n_rows, GATHER_ROWS)
+    grid = n_blocks(n_rows, GATHER_ROWS), n_blocks(layer["out_stride"], GATHER_COLUMNS)
     sizes = np.uint32(n_rows), np.uint32(layer["n_out"])
     queue.add(kernel, grid, (WARP, GATHER_ROWS), rows, batch, weight, out, sizes)
 

@@ -22,8 +22,8 @@ def _dropout_kernel(dtype):
 
     @cuda_kernel(THREADS)
     def dropout_forward(y, slopes, mask, seed, batch, sizes):
-        block = uint32(cuda.blockIdx.x) * uint32(THREADS) + uint32(cuda.threadIdx.x)
-        i, column = uint32(cuda.blockIdx.y), block * uint32(4)
+        block = uint32(cuda.blockIdx.y) * uint32(THREADS) + uint32(cuda.threadIdx.x)
+        i, column = uint32(cuda.blockIdx.x), block * uint32(4)
         threshold, factor, stream = mask
         if column < sizes[1]:
             step = uint64(batch.position[2])
@@ -60,7 +60,7 @@ def dropout_forward(queue, y, layer, slopes, seed, batch, number, n_rows):
     p, dtype = float(layer["dropout"]), y.data.dtype
     stream = np.uint64(Stream.DROPOUT + 256 * number)
     mask = np.uint64(p * 4294967296.0), dtype.type(1.0 / (1.0 - p)), stream
-    grid = n_blocks(n_blocks(layer["n_out"], 4), THREADS), n_rows
+    grid = n_rows, n_blocks(n_blocks(layer["n_out"], 4), THREADS)  # rows come first: the second number has 16 bits
     sizes = np.uint32(n_rows), np.uint32(layer["n_out"])
     queue.add(
         _dropout_kernel(getattr(numba, dtype.name)), grid, THREADS, y, slopes, mask, np.uint64(seed), batch, sizes

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -89,6 +90,7 @@ class Queue:
 
     def __init__(self):
         self.launches: list[Launch] = []
+        self._plain: list[Callable] = []  # the launches on the default stream, ready to be called
         self._graph, self._graph_runs, self._may_capture = None, 0, not SIMULATED
 
     def add(self, kernel, grid, block, *args) -> None:
@@ -98,7 +100,7 @@ class Queue:
     def run(self, times: int = 1) -> None:
         """All launches in order, `times` times; they may not have ended when this returns."""
         if times > 1 and self._may_capture and self._graph is None:
-            self._launch_all(0)  # compiles and loads every kernel, which cannot be captured
+            self._run_plainly()  # compiles and loads every kernel, which cannot be captured
             self._capture(_graph_runs(times))
             times -= 1
         if self._graph is not None:
@@ -108,27 +110,33 @@ class Queue:
                 self._graph.launch(LEGACY_DEFAULT_STREAM)
                 times -= self._graph_runs
         for _ in range(times):
-            self._launch_all(0)
+            self._run_plainly()
 
-    def _launch_all(self, stream) -> None:
+    def _run_plainly(self) -> None:
+        self._plain = self._plain or self._on_stream(0)
+        for launch in self._plain:
+            launch()
+
+    def _on_stream(self, stream) -> list[Callable]:
         with warnings.catch_warnings():
             # that a small grid leaves most of the GPU idle is no news to whoever trains a small network
             warnings.filterwarnings("ignore", message="Grid size .* will likely result in GPU under-utilization")
-            for launch in self.launches:
-                launch.kernel[launch.grid, launch.block, stream](*launch.args)
+            configured = [launch.kernel[launch.grid, launch.block, stream] for launch in self.launches]
+        return [partial(run, *launch.args) for run, launch in zip(configured, self.launches, strict=True)]
 
     def _capture(self, runs: int) -> None:
         """Make one CUDA graph of `runs` runs; where that fails, launches stay plain, and a warning says so."""
-        from cuda.core import Device
-
         try:
+            from cuda.core import Device
+
             device = Device()
             device.set_current()
             builder = device.create_graph_builder()
             with cuda.defer_cleanup():  # memory that is freed during the capture would end it
+                launches = self._on_stream(builder)
                 builder.begin_building()
-                for _ in range(runs):
-                    self._launch_all(builder)
+                for launch in launches * runs:
+                    launch()
                 self._graph = builder.end_building().complete()
             self._graph_runs = runs
         except Exception as error:  # of cuda.core, of the driver: training can go on without

@@ -144,7 +144,7 @@ def test_divergence_is_one_warning_and_the_last_good_weights(monkeypatch):
 
 
 def test_texts_and_images_are_not_built_yet():
-    with pytest.raises(ValueError, match="device='cuda' is not built for texts yet"):
+    with pytest.raises(ValueError, match="device='cuda' cannot be used: texts are not built for a GPU yet"):
         TextEmbeddingClassifier(device="cuda").fit(["a b"] * 30, CLASSES)
-    with pytest.raises(ValueError, match="device='cuda' is not built for images yet"):
+    with pytest.raises(ValueError, match="device='cuda' cannot be used: images are not built for a GPU yet"):
         ConvClassifier((2,), device="cuda").fit(X.reshape(-1, 5, 1), CLASSES)
