@@ -47,7 +47,7 @@ def main() -> int:
 def check(cc: tuple[int, int], keep: Path | None, verbose: bool) -> int:
     """Compile and inspect everything for one compute capability."""
     pretend_gpu(cc)
-    found, n_failed = kernels(), 0
+    found, n_failed = kernels(all_activations=cc == (9, 0)), 0  # once is enough: they differ by arithmetic only
     with tempfile.TemporaryDirectory() as folder:
         for name, (kernel, signature) in found.items():
             try:
@@ -91,12 +91,12 @@ def pretend_gpu(cc: tuple[int, int]) -> None:
     )
 
 
-def kernels() -> dict:
+def kernels(all_activations: bool) -> dict:
     """{name: (kernel, signature)} of all that training, evaluating and predicting launch, each once."""
     from numba import typeof
 
     found = {}
-    for dtype, launches in everything():
+    for dtype, launches in everything(all_activations):
         for launch in launches:
             signature = tuple(typeof(arg) for arg in launch.args)
             entry = launch.kernel, signature
@@ -115,7 +115,7 @@ def variant(kernel) -> str:
     return ""
 
 
-def everything():
+def everything(all_activations: bool):
     """Pairs (precision, launches) of networks that together launch every kernel there is."""
     from nbnet.network import Activation, Loss, Optimizer
 
@@ -124,7 +124,7 @@ def everything():
         table = X.astype(dtype)
         for loss in Loss:
             yield dtype, launches(table, loss, Activation.RELU, Optimizer.ADAM)
-        for activation in Activation if dtype == "float32" else (Activation.TANH, Activation.GELU):
+        for activation in Activation if dtype == "float32" and all_activations else (Activation.GELU,):
             yield dtype, launches(table, Loss.HUBER, activation, Optimizer.SGD)
         yield dtype, launches(table, Loss.HUBER, Activation.RELU, Optimizer.SGD, nesterov=False)
         yield dtype, launches(table, Loss.HUBER, Activation.RELU, Optimizer.ADAGRAD, dropout=0.5, max_grad_norm=1.0)

@@ -86,12 +86,12 @@ class Launch(NamedTuple):
 
 
 class Queue:
-    """Launches in order; `walk` fills it. What is run many times becomes a CUDA graph."""
+    """Launches in order; `walk` fills it. What is run many times becomes a CUDA graph, unless `capture` is False."""
 
-    def __init__(self):
+    def __init__(self, capture: bool = True):
         self.launches: list[Launch] = []
         self._plain: list[Callable] = []  # the launches on the default stream, ready to be called
-        self._graph, self._graph_runs, self._may_capture = None, 0, not SIMULATED
+        self._graph, self._graph_runs, self._may_capture = None, 0, capture and not SIMULATED
 
     def add(self, kernel, grid, block, *args) -> None:
         """Append a launch."""

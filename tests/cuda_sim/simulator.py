@@ -287,6 +287,7 @@ def _make_module() -> ModuleType:
     cuda.shfl_xor_sync = lambda mask, value, bits: _exchange(mask, value, lambda lane: lane ^ bits)
     cuda.device_array = lambda n, dtype: _allocated(poisoned(n, dtype))
     cuda.to_device = lambda array: _allocated(array.copy())
+    cuda.synchronize = lambda: None
     cuda.is_available, cuda.cuda_error = lambda: True, lambda: None
     cuda.gpus = [SimpleNamespace(name=b"simulated GPU")]
     cuda.select_device = lambda number: cuda.gpus[number]
