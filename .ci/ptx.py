@@ -12,6 +12,7 @@ cuda-dev: no driver, no GPU.
 from __future__ import annotations
 
 import argparse
+import functools
 import inspect
 import os
 import re
@@ -175,6 +176,7 @@ def compile_ptx(kernel, signature, cc) -> str:
     return ptx
 
 
+@functools.cache
 def find_tool(name: str) -> str | None:
     """A program of the CUDA toolkit, from a package or the path."""
     for folder in sys.path:
@@ -193,7 +195,7 @@ def assemble(ptx: str, cc, folder: Path, name: str) -> str:
     if done.returncode:
         raise RuntimeError(done.stderr.strip()[:500])
     listing = ""
-    if find_tool("nvdisasm"):
+    if "product" in name and find_tool("nvdisasm"):
         listing = subprocess.run(
             [find_tool("nvdisasm"), "-c", str(machine_code)], capture_output=True, text=True, check=True
         ).stdout
