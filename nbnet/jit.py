@@ -1,8 +1,9 @@
 """The only place with compile options and with the location of the compilation cache.
 
-Every kernel wears `@cpu_kernel`, every function that is only a part of kernels `@cpu_inline`, and the maths of
-`nbnet.scalar` `@elementwise`. No fastmath flag is set: products are fused where the source says `fma` and nowhere
-else, so the same formula gives the same bits in every kernel that inlines it, and `isnan` works.
+Every kernel wears `@cpu_kernel`, every function that is only a part of kernels `@cpu_inline` (or `@cpu_function`, where
+it is small and has many callers), and the maths of `nbnet.scalar` `@elementwise`. No fastmath flag is set: products are
+fused where the source says `fma` and nowhere else, so the same formula gives the same bits in every kernel that inlines
+it, and `isnan` works.
 
 Compiled code is kept in a folder whose name is a hash of what it depends on: the package's sources (Numba itself does
 not notice an edit in a callee's file), the versions of Numba, llvmlite and Python, and the options that change code.
@@ -54,10 +55,15 @@ def cpu_inline(function: Callable) -> Callable:
     return _compile(function, inline="always")
 
 
-def _compile(function: Callable, **options) -> Callable:
+def cpu_function(function: Callable) -> Callable:
+    """Like `cpu_kernel`, for a small function that inner loops call: its code becomes part of each caller's."""
+    return _compile(function, linked=False)
+
+
+def _compile(function: Callable, linked: bool = True, **options) -> Callable:
     dispatcher = numba.njit(nogil=True, error_model="numpy", no_cfunc_wrapper=True, _nrt=False, **options)(function)
     if not JIT_DISABLED:
-        dispatcher.compile = functools.partial(_compile_apart, dispatcher, dispatcher.compile)
+        dispatcher.compile = functools.partial(_compile_apart, dispatcher, dispatcher.compile, linked)
         if cache_directory() is not None:
             dispatcher._cache = _KernelCache(dispatcher.py_func)
     return dispatcher
@@ -71,8 +77,8 @@ def _compile(function: Callable, **options) -> Callable:
 _under_way: list[list] = []  # for each compilation under way, the innermost last: kernels that it calls, and with what
 
 
-def _compile_apart(dispatcher, compile_with_callees: Callable, signature):
-    """`dispatcher.compile`, whose callers are linked to the one compiled kernel."""
+def _compile_apart(dispatcher, compile_with_callees: Callable, linked: bool, signature):
+    """`dispatcher.compile`; callers are linked to the one compiled kernel, or take a copy of its code."""
     with global_compiler_lock:
         arguments = tuple(unliteral(of) for of in normalize_signature(signature)[0])
         kernel = dispatcher.py_func.__module__, dispatcher.py_func.__name__, arguments
@@ -85,14 +91,18 @@ def _compile_apart(dispatcher, compile_with_callees: Callable, signature):
             entry_point = compile_with_callees(arguments)
         finally:
             _under_way.pop()
-        compiled = dispatcher.overloads[arguments]
-        linked = copy.copy(compiled.fndesc)
-        linked.mangled_name = _symbol(*kernel)
-        address = compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name)
-        llvmlite.binding.add_symbol(linked.mangled_name, address)
-        dispatcher.targetctx.remove_user_function(entry_point)
-        dispatcher.targetctx.insert_user_function(entry_point, linked)
+        if linked:
+            _call_by_address(dispatcher, dispatcher.overloads[arguments], _symbol(*kernel))
         return entry_point
+
+
+def _call_by_address(dispatcher, compiled, symbol: str) -> None:
+    address = compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name)
+    llvmlite.binding.add_symbol(symbol, address)
+    by_symbol = copy.copy(compiled.fndesc)
+    by_symbol.mangled_name = symbol
+    dispatcher.targetctx.remove_user_function(compiled.entry_point)
+    dispatcher.targetctx.insert_user_function(compiled.entry_point, by_symbol)
 
 
 def _symbol(module: str, name: str, arguments: tuple) -> str:

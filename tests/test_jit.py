@@ -201,7 +201,10 @@ def test_the_version_of_the_code_covers_every_kernel_source():
     with_kernels = {
         path
         for path in root.rglob("*.py")
-        if any(word in path.read_text() for word in ("@cpu_kernel", "@cpu_inline", "@elementwise", "@intrinsic"))
+        if any(
+            word in path.read_text()
+            for word in ("@cpu_kernel", "@cpu_inline", "@cpu_function", "@elementwise", "@intrinsic")
+        )
     }
     hashed = {root / name for name in ("jit.py", "network.py", "random.py", "scalar.py")} | set(
         (root / "cpu").glob("*.py")

@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..jit import cpu_inline, cpu_kernel
+from ..jit import cpu_function, cpu_inline, cpu_kernel
 from .dense import panel
 from .simd import (
     TILE_ROWS,
@@ -138,7 +138,7 @@ def turned(lines):
     return Lines(lines.data, lines.start, lines.across, lines.along)
 
 
-@cpu_kernel
+@cpu_function
 def input_lines(x, n, n_lines, y):
     """``B' x`` for lines of n = 6 or 4 vectors, two lines at a time."""
     for j in range(0, n_lines, 2):
@@ -151,7 +151,7 @@ def input_lines(x, n, n_lines, y):
             grid_store(tile, y.data, target, y.along, y.across)
 
 
-@cpu_kernel
+@cpu_function
 def input_adjoint_lines(x, n, n_lines, y, adds):
     """``B x`` for lines of n = 6 or 4 vectors; added to y if `adds`."""
     for j in range(0, n_lines, 2):
@@ -168,7 +168,7 @@ def input_adjoint_lines(x, n, n_lines, y, adds):
             grid_store(tile, y.data, target, y.along, y.across)
 
 
-@cpu_kernel
+@cpu_function
 def output_lines(x, n, n_lines, y, bias, adds):
     """``A' x`` for lines of n = 4 or 2 outputs from 6 or 4 points; plus the bias, one vector, if `adds`."""
     for j in range(0, n_lines, 2):
@@ -185,7 +185,7 @@ def output_lines(x, n, n_lines, y, bias, adds):
             grid_store(tile, y.data, target, y.along, y.across)
 
 
-@cpu_kernel
+@cpu_function
 def output_adjoint_lines(x, n, n_lines, y):
     """``A x`` for lines of n = 4 or 2 outputs."""
     for j in range(0, n_lines, 2):
