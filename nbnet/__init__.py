@@ -10,6 +10,7 @@ _PUBLIC = {
     "MLPClassifier": "nbnet.estimators.mlp",
     "MLPRegressor": "nbnet.estimators.mlp",
     "TextEmbeddingClassifier": "nbnet.estimators.text",
+    "TokenTagger": "nbnet.estimators.tagger",
     "predict_clips": "nbnet.estimators.clips",
     "AttributionDisplay": "nbnet.plotting",
     "HistoryDisplay": "nbnet.plotting",
@@ -22,6 +23,7 @@ _PUBLIC = {
     "datasets": None,
     "inspection": None,
     "labeling": None,
+    "metrics": None,
 }
 
 __all__ = [
@@ -34,12 +36,14 @@ __all__ = [
     "MLPRegressor",
     "ModelFileError",
     "TextEmbeddingClassifier",
+    "TokenTagger",
     "__version__",
     "datasets",
     "inspection",
     "labeling",
     "load",
     "load_images",
+    "metrics",
     "predict_clips",
     "to_onnx",
 ]

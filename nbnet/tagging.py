@@ -1,0 +1,174 @@
+"""What a tagger is made of, the network apart: sentences, features of their tokens, transitions between tags."""
+
+from __future__ import annotations
+
+import re
+from itertools import chain, pairwise
+from typing import NamedTuple
+
+import numpy as np
+
+from .cpu.viterbi import viterbi
+
+SEPARATOR = "\x1f"  # between the features of a token: a unit separator has no other use in text
+SMOOTHING = 0.1  # added to the count of each transition
+
+# what a character looks like, and runs of it
+LOOKS = ((str.isupper, "X"), (str.islower, "x"), (str.isdigit, "0"), (str.isalpha, "c"))
+RUN = re.compile(r"(.)\1+")
+
+
+# ---------------------------------------------------------------- sentences
+
+
+def check_sentences(X, name: str = "X", item: str = "token") -> list[list[str]]:
+    """`X` as a list of lists of str.
+
+    Raises
+    ------
+    TypeError
+        For a sentence that is a str or no sequence, and for an item that is no str; says where it is.
+    """
+    if isinstance(X, (str, bytes)) or not hasattr(X, "__iter__"):
+        raise TypeError(f"{name} must be a sequence of sentences, got {type(X).__name__}.")
+    sentences = []
+    for position, sentence in enumerate(X):
+        if isinstance(sentence, (str, bytes)) or not hasattr(sentence, "__iter__"):
+            hint = " For a tag on each character, pass list(sentence)." if isinstance(sentence, str) else ""
+            raise TypeError(
+                f"A sentence must be a list of {item}s, but sentence {position} of {name} is "
+                f"{type(sentence).__name__} ({sentence!r:.50}).{hint}"
+            )
+        sentence = sentence.tolist() if hasattr(sentence, "tolist") else list(sentence)
+        for place, text in enumerate(sentence):
+            if not isinstance(text, str):
+                raise TypeError(
+                    f"{item.capitalize()}s must be str, but {item} {place} of sentence {position} of {name} is "
+                    f"{type(text).__name__} ({text!r:.50})."
+                )
+        sentences.append(sentence)
+    return sentences
+
+
+def check_tags(y, sentences: list[list[str]], name: str, of: str) -> list[list[str]]:
+    """`y` as a list of lists of str, as long as the sentences."""
+    tags = check_sentences(y, name, "tag")
+    if len(tags) != len(sentences):
+        raise ValueError(f"{of} has {len(sentences)} sentences, but {name} has {len(tags)}.")
+    for position, (sentence, of_sentence) in enumerate(zip(sentences, tags, strict=True)):
+        if len(sentence) != len(of_sentence):
+            raise ValueError(
+                f"Sentence {position} has {len(sentence)} tokens in {of}, but {len(of_sentence)} tags in {name}."
+            )
+    return tags
+
+
+def may_follow(before: str, tag: str) -> bool:
+    """Whether BIO allows `tag` behind `before`: "I-x" only behind "B-x" and "I-x"."""
+    return not tag.startswith("I-") or before in (tag, "B-" + tag[2:])
+
+
+def check_bio(tags: list[list[str]], name: str) -> None:
+    """Raise ValueError unless the tags are BIO and follow each other as BIO allows."""
+    for position, of_sentence in enumerate(tags):
+        for place, (before, tag) in enumerate(pairwise(["O", *of_sentence])):
+            if tag != "O" and not tag.startswith(("B-", "I-")):
+                problem = f"{tag!r} is none of 'O', 'B-...' and 'I-...'"
+            elif not may_follow(before, tag):
+                problem = f"{tag!r} comes without 'B-{tag[2:]}' before it"
+            else:
+                continue
+            raise ValueError(
+                f"With tag_scheme='bio' {name} must hold BIO tags, but at token {place} of sentence {position} "
+                f"{problem}. Pass tag_scheme=None for other tags."
+            )
+
+
+# ---------------------------------------------------------------- features
+
+
+def shape_of(token: str) -> str:
+    """`token` with "X", "x", "0" and "c" for upper and lower case, digits and other letters, the rest as it is."""
+    return "".join(next((look for test, look in LOOKS if test(letter)), letter) for letter in token)
+
+
+def features_of(token: str, affix_range: tuple[int, int] | None) -> tuple[list[str], list[str]]:
+    """Features of a token by itself, and those that its neighbors have of it."""
+    lower, shape = token.lower(), shape_of(token)
+    runs = RUN.sub(r"\1", shape)
+    seen = [f"lower {lower}", f"shape {shape}", f"runs {runs}"]
+    own = [f"token {token}", *seen]
+    if affix_range is not None:
+        lengths = range(affix_range[0], min(affix_range[1], len(lower) - 1) + 1)
+        own += chain.from_iterable((f"prefix {lower[:n]}", f"suffix {lower[-n:]}") for n in lengths)
+    flags = {
+        "capital": token[:1].isupper(),
+        "capitals": token.isupper(),
+        "digit": "0" in shape,
+        "mark": not any(map(str.isalnum, token)),
+    }
+    return own + [name for name, is_set in flags.items() if is_set], seen
+
+
+def documents_of(sentences: list[list[str]], window: int, affix_range: tuple[int, int] | None) -> list[str]:
+    """For each token of all sentences one text: its features, those of its neighbors with their distance in front."""
+    known, documents = {}, []  # most tokens occur often
+    for sentence in sentences:
+        features = []
+        for token in sentence:
+            if token not in known:
+                known[token] = features_of(token, affix_range)
+            features.append(known[token])
+        lower = [token.lower() for token in sentence]
+        for i, (own, _) in enumerate(features):
+            parts = list(own)
+            for distance in chain(range(-window, 0), range(1, window + 1)):
+                place = i + distance
+                seen = features[place][1] if 0 <= place < len(sentence) else ["edge"]
+                parts += [f"{distance:+d} {feature}" for feature in seen]
+            if window:
+                pairs = pairwise(["", *lower, ""][i : i + 3])
+                parts += [f"pair {side} {a} {b}" for side, (a, b) in zip("-+", pairs, strict=True)]
+            documents.append(SEPARATOR.join(parts))
+    return documents
+
+
+def split_features(document: str) -> list[str]:
+    """The features of a token: the analyzer of the network."""
+    return document.split(SEPARATOR)
+
+
+# ---------------------------------------------------------------- transitions
+
+
+class Transitions(NamedTuple):
+    """How much likelier a tag is at its place than anywhere, as a logarithm; -inf: not there."""
+
+    first: np.ndarray  # float64 (n_tags,): at the begin of a sentence
+    after: np.ndarray  # float64 (n_tags, n_tags): after the tag of the row
+
+
+def transitions_of(tags: list[list[str]], classes: np.ndarray, is_bio: bool) -> Transitions:
+    """Logarithms of ``p(tag | tag before) / p(tag)``, from smoothed counts."""
+    number = {tag: k for k, tag in enumerate(classes.tolist())}
+    n_tags = len(number)
+    counts = np.full((n_tags + 1, n_tags), SMOOTHING)  # the last row: at the begin
+    for of_sentence in tags:
+        before = n_tags
+        for tag in of_sentence:
+            counts[before, number[tag]] += 1.0
+            before = number[tag]
+    shares = counts.sum(axis=0) / counts.sum()
+    gains = np.log(counts / counts.sum(axis=1, keepdims=True) / shares)
+    if is_bio:
+        for row, before in enumerate([*number, "O"]):
+            gains[row, [not may_follow(before, tag) for tag in number]] = -np.inf
+    return Transitions(gains[-1].copy(), gains[:-1].copy())
+
+
+def best_tags(scores: np.ndarray, starts: np.ndarray, transitions: Transitions) -> np.ndarray:
+    """Numbers (n_tokens,) of the tags of the best sequence of each sentence."""
+    tags = np.empty(len(scores), np.int32)
+    previous = np.empty(scores.shape, np.int32)
+    viterbi(scores, starts, *transitions, np.empty_like(scores), previous, tags)
+    return tags
