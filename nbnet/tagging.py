@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from itertools import chain, pairwise
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ import numpy as np
 from .cpu.viterbi import viterbi
 
 SEPARATOR = "\x1f"  # between the features of a token: a unit separator has no other use in text
+MOST_FREQUENT = 5  # of classes of frequency: 0, 1, up to 3, 7, 15, and above
 SMOOTHING = 0.1  # added to the count of each transition
 
 # what a character looks like, and runs of it
@@ -92,45 +94,67 @@ def shape_of(token: str) -> str:
     return "".join(next((look for test, look in LOOKS if test(letter)), letter) for letter in token)
 
 
-def features_of(token: str, affix_range: tuple[int, int] | None) -> tuple[list[str], list[str]]:
-    """Features of a token by itself, and those that its neighbors have of it."""
-    lower, shape = token.lower(), shape_of(token)
-    runs = RUN.sub(r"\1", shape)
-    seen = [f"lower {lower}", f"shape {shape}", f"runs {runs}"]
-    own = [f"token {token}", *seen]
-    if affix_range is not None:
-        lengths = range(affix_range[0], min(affix_range[1], len(lower) - 1) + 1)
-        own += chain.from_iterable((f"prefix {lower[:n]}", f"suffix {lower[-n:]}") for n in lengths)
-    flags = {
-        "capital": token[:1].isupper(),
-        "capitals": token.isupper(),
-        "digit": "0" in shape,
-        "mark": not any(map(str.isalnum, token)),
-    }
-    return own + [name for name, is_set in flags.items() if is_set], seen
+class TokenFeatures:
+    """What the network is told of tokens.
 
+    Parameters
+    ----------
+    sentences : list of lists of str
+        Those to learn from: how often a token occurs in them is a feature. A rare one is more often a name.
+    window : int
+        Neighbors on each side whose features a token has too.
+    affix_range : tuple (shortest, longest) or None
+        Characters in prefixes and suffixes.
+    """
 
-def documents_of(sentences: list[list[str]], window: int, affix_range: tuple[int, int] | None) -> list[str]:
-    """For each token of all sentences one text: its features, those of its neighbors with their distance in front."""
-    known, documents = {}, []  # most tokens occur often
-    for sentence in sentences:
-        features = []
-        for token in sentence:
-            if token not in known:
-                known[token] = features_of(token, affix_range)
-            features.append(known[token])
-        lower = [token.lower() for token in sentence]
-        for i, (own, _) in enumerate(features):
-            parts = list(own)
-            for distance in chain(range(-window, 0), range(1, window + 1)):
-                place = i + distance
-                seen = features[place][1] if 0 <= place < len(sentence) else ["edge"]
-                parts += [f"{distance:+d} {feature}" for feature in seen]
-            if window:
-                pairs = pairwise(["", *lower, ""][i : i + 3])
-                parts += [f"pair {side} {a} {b}" for side, (a, b) in zip("-+", pairs, strict=True)]
-            documents.append(SEPARATOR.join(parts))
-    return documents
+    def __init__(self, sentences: list[list[str]], window: int, affix_range: tuple[int, int] | None):
+        self.window, self.affix_range = window, affix_range
+        self.usage = Counter(chain.from_iterable(sentences))
+        self.usage_in_lower = Counter()
+        for token, count in self.usage.items():
+            self.usage_in_lower[token.lower()] += count
+
+    def of_token(self, token: str, learning: bool) -> tuple[list[str], list[str]]:
+        """Features of a token by itself, and those that its neighbors have of it.
+
+        Where they learn from a token, its own occurrence does not count: else no training token were unknown.
+        """
+        lower, shape = token.lower(), shape_of(token)
+        runs = RUN.sub(r"\1", shape)
+        shared = [f"lower {lower}", f"shape {shape}", f"runs {runs}"]
+        own = [f"token {token}", *shared]
+        if self.affix_range is not None:
+            lengths = range(self.affix_range[0], min(self.affix_range[1], len(lower) - 1) + 1)
+            own += chain.from_iterable((f"prefix {lower[:n]}", f"suffix {lower[-n:]}") for n in lengths)
+        flags = {
+            "capital": token[:1].isupper(),
+            "capitals": token.isupper(),
+            "digit": "0" in shape,
+            "mark": not any(map(str.isalnum, token)),
+        }
+        own += [name for name, is_set in flags.items() if is_set]
+        frequency = min((self.usage_in_lower[lower] - learning).bit_length(), MOST_FREQUENT)
+        small = self.usage[lower] - (learning and token == lower) > 0
+        return [*own, f"seen {frequency}", f"seen {frequency} {runs[:3]}", f"small {small:d} {runs[:2]}"], shared
+
+    def documents(self, sentences: list[list[str]], learning: bool = False) -> list[str]:
+        """For each token of all sentences one text: its features, those of its neighbors with the distance in front."""
+        known, documents = {}, []  # most tokens occur often
+        for token in set(chain.from_iterable(sentences)):
+            known[token] = self.of_token(token, learning)
+        for sentence in sentences:
+            lower = ["", *(token.lower() for token in sentence), ""]
+            for i, token in enumerate(sentence):
+                parts = list(known[token][0])
+                for distance in chain(range(-self.window, 0), range(1, self.window + 1)):
+                    place = i + distance
+                    shared = known[sentence[place]][1] if 0 <= place < len(sentence) else ["edge"]
+                    parts += [f"{distance:+d} {feature}" for feature in shared]
+                if self.window:
+                    before, at, after = lower[i : i + 3]
+                    parts += [f"pair - {before} {at}", f"pair + {at} {after}"]
+                documents.append(SEPARATOR.join(parts))
+        return documents
 
 
 def split_features(document: str) -> list[str]:

@@ -9,9 +9,8 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 
 from nbnet import TokenTagger
 from nbnet.metrics import entity_f1
-from nbnet.tagging import documents_of, shape_of, split_features
-
-from .helpers import fit
+from nbnet.tagging import TokenFeatures, shape_of, split_features
+from tests.helpers import fit
 
 FIRST = "Ada Alan Grace Edsger Barbara Donald".split()
 LAST = "Byron Turing Hopper Dijkstra Liskov Knuth".split()
@@ -122,8 +121,10 @@ def test_clone_and_pickle(tagger):
 def test_model_selection():
     scores = cross_val_score(TokenTagger(max_iter=5, random_state=0), X, Y, cv=3)
     assert scores.min() > 0.9
-    search = GridSearchCV(TokenTagger(max_iter=5, random_state=0), {"window": [0, 1]}, cv=3).fit(X, Y)
-    assert search.best_params_ == {"window": 1}
+    grid = {"max_iter": [1, 5], "embedding_dim": [2, 20]}
+    search = GridSearchCV(TokenTagger(random_state=0), grid, cv=3).fit(X, Y)
+    assert search.best_score_ > 0.9
+    assert search.predict(X_TEST) == search.best_estimator_.predict(X_TEST)
 
 
 @pytest.mark.slow_without_jit
@@ -183,13 +184,27 @@ def test_shape():
 
 
 def test_features_of_a_token_and_its_neighbors():
-    first, second = (set(split_features(text)) for text in documents_of([["New", "york2"]], 1, (1, 2)))
+    texts = TokenFeatures([], 1, (1, 2)).documents([["New", "york2"]])
+    first, second = (set(split_features(text)) for text in texts)
     assert {"token New", "lower new", "prefix n", "prefix ne", "suffix ew", "capital"} <= first
     assert {"+1 lower york2", "+1 shape xxxx0", "+1 runs x0", "-1 edge", "pair -  new"} <= first
     assert {"digit", "-1 lower new", "+1 edge", "pair - new york2", "pair + york2 "} <= second
     assert not any(feature.startswith(("+1 token", "+1 prefix")) for feature in first)
-    alone = split_features(documents_of([["New"]], 0, None)[0])
-    assert alone == ["token New", "lower new", "shape Xxx", "runs Xx", "capital"]
+    alone = split_features(TokenFeatures([], 0, None).documents([["New"]])[0])
+    assert alone == ["token New", "lower new", "shape Xxx", "runs Xx", "capital", "seen 0", "seen 0 Xx", "small 0 Xx"]
+
+
+def test_own_occurrence_does_not_count_while_learning():
+    features = TokenFeatures([["a", "A", "a", "b", "C"]], 0, None)
+    learned, read = (
+        [set(split_features(text)) for text in features.documents([["a", "A", "b", "C", "d"][:n]], learning)]
+        for n, learning in ((4, True), (5, False))
+    )
+    assert ["seen 2" in of for of in learned] == [True, True, False, False]  # 2 others
+    assert [{"seen 0", "small 0 x"} <= of for of in learned] == [False, False, True, False]
+    assert ["small 1 X" in of for of in learned] == [False, True, False, False]
+    assert ["seen 1" in of for of in read] == [False, False, True, True, False]
+    assert ["seen 0" in of for of in read] == [False, False, False, False, True]
 
 
 # ---------------------------------------------------------------- refusals

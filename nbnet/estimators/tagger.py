@@ -15,12 +15,12 @@ from sklearn.utils.validation import check_is_fitted
 
 from ..metrics import entity_f1
 from ..tagging import (
+    TokenFeatures,
     Transitions,
     best_tags,
     check_bio,
     check_sentences,
     check_tags,
-    documents_of,
     split_features,
     transitions_of,
 )
@@ -42,8 +42,8 @@ class TokenTagger(BaseEstimator):
     """Tagger of sentences: named entities, parts of speech, or words in text without blanks.
 
     A network sees each token with its neighbors: hashed features (the token, its lower-cased form, its prefixes and
-    suffixes, its shape) have vectors, those of a token and of the `window` around it are summed, and layers above
-    compute how probable each tag is. The tags of a sentence are then those that maximize
+    suffixes, its shape, how often it was seen) have vectors, those of a token and of the `window` around it are summed,
+    and layers above compute how probable each tag is. The tags of a sentence are then those that maximize
 
         sum over i of log p(t_i | tokens around i) + transition_weight * log(p(t_i | t_(i-1)) / p(t_i))
 
@@ -64,14 +64,15 @@ class TokenTagger(BaseEstimator):
     affix_range : tuple (shortest, longest) or None, default=(1, 4)
         Characters in the prefixes and suffixes of a token.
 
-    min_df : int, default=1
-        In how many tokens a feature must occur to have a vector.
+    min_df : int, default=2
+        In how many tokens a feature must occur to have a vector. Above 1, training has unknown tokens too, and
+        learns to tell them by shape and neighbors.
 
     tag_scheme : {"bio"} or None, default="bio"
         "bio": tags are "O", "B-x" and "I-x"; no "I-x" is ever predicted that does not go on after "B-x" or "I-x", and
         `score` is the F1 of entities. None: any tags, and `score` is the share of tokens with the right tag.
 
-    transition_weight : float, default=0.4
+    transition_weight : float, default=0.3
         Weight of the transitions between tags. Neighbors are seen by the network already: 1 would count them twice.
 
     entity_bias : float, default=1.0
@@ -169,9 +170,9 @@ class TokenTagger(BaseEstimator):
         *,
         window=2,
         affix_range=(1, 4),
-        min_df=1,
+        min_df=2,
         tag_scheme="bio",
-        transition_weight=0.4,
+        transition_weight=0.3,
         entity_bias=1.0,
         activation="relu",
         solver="adagrad",
@@ -246,7 +247,7 @@ class TokenTagger(BaseEstimator):
             For other invalid input. The tagger is then as it was before.
         """
         with unchanged_on_error(self):
-            self._window, self._affix_range = self.window, self._checked_affix_range()
+            affix_range = self._checked_affix_range()
             check_validation_arguments(X_val, y_val, None)
             sentences, tags = self._checked(X, y, "X", "y")
             random_state = check_random_state(self.random_state)
@@ -263,9 +264,10 @@ class TokenTagger(BaseEstimator):
                     f"There is no token to learn from: X has {len(sentences)} sentences, all of them empty."
                 )
 
+            self._features = TokenFeatures(sentences, self.window, affix_range)
             validation = {}
             if held_out is not None:
-                validation = {"X_val": self._documents(held_out[0]), "y_val": list(chain(*held_out[1]))}
+                validation = {"X_val": self._features.documents(held_out[0]), "y_val": list(chain(*held_out[1]))}
             self.classifier_ = TextEmbeddingClassifier(
                 **{name: getattr(self, name) for name in OF_NETWORK},
                 analyzer=split_features,
@@ -274,7 +276,7 @@ class TokenTagger(BaseEstimator):
                 target_loss=None,
                 scoring="loss",
                 random_state=random_state.randint(np.iinfo(np.int32).max),
-            ).fit(self._documents(sentences), list(chain(*tags)), **validation)
+            ).fit(self._features.documents(sentences, learning=True), list(chain(*tags)), **validation)
             for name in FITTED_BY_NETWORK:
                 setattr(self, name, getattr(self.classifier_, name))
             self.transitions_ = transitions_of(tags, self.classes_, self.tag_scheme == "bio")
@@ -375,13 +377,10 @@ class TokenTagger(BaseEstimator):
         check_is_fitted(self, "classifier_")
         return check_sentences(X)
 
-    def _documents(self, sentences: list[list[str]]) -> list[str]:
-        return documents_of(sentences, self._window, self._affix_range)
-
     def _probabilities(self, sentences: list[list[str]]):
         """Probabilities (n_tokens, n_tags) of the tokens of some sentences at a time."""
         for first in range(0, len(sentences), BLOCK):
-            documents = self._documents(sentences[first : first + BLOCK])
+            documents = self._features.documents(sentences[first : first + BLOCK])
             if documents:
                 yield self.classifier_._reader.predict(documents, self.n_jobs)
 
