@@ -56,7 +56,7 @@ print(f"F1 of entities: {tagger.score(X_test, y_test):.3f}")
 # Some notes as the tagger reads them. A bar below a token shows where it is wrong.
 
 COLORS = {"part": "tab:blue", "fault": "tab:red"}
-fig, ax = plt.subplots(figsize=(8, 4), layout="constrained")
+fig, ax = plt.subplots(figsize=(5.6, 3.6), layout="constrained")
 for row, (tokens, true, found) in enumerate(zip(X_test[:12], y_test, tagger.predict(X_test[:12]), strict=False)):
     column = 0
     for token, tag, guess in zip(tokens, true, found, strict=True):

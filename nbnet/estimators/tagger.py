@@ -43,7 +43,7 @@ class TokenTagger(BaseEstimator):
 
     A network sees each token with its neighbors: hashed features (the token, its lower-cased form, its prefixes and
     suffixes, its shape, how often it was seen) have vectors, those of a token and of the `window` around it are summed,
-    and layers above compute how probable each tag is. The tags of a sentence are then those that maximize
+    and layers above compute how probable each tag is. The tags of a sentence are then those that maximize::
 
         sum over i of log p(t_i | tokens around i) + transition_weight * log(p(t_i | t_(i-1)) / p(t_i))
 
