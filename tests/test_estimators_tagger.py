@@ -176,6 +176,12 @@ def test_entity_bias_trades_precision_for_recall(tagger):
     assert n_tagged[0] < n_tagged[1]
 
 
+def test_one_tag_and_nothing_to_score():
+    tagger = fit(TokenTagger(**TINY, tag_scheme=None), [["a", "a"], ["a", "a"]], [["X", "X"], ["X", "X"]])
+    assert tagger.predict([["b"]]) == [["X"]]
+    assert tagger.score([[]], [[]]) == tagger.score([], []) == 1.0
+
+
 # ---------------------------------------------------------------- features
 
 

@@ -356,7 +356,8 @@ class TokenTagger(BaseEstimator):
         predicted = self.predict(sentences)
         if self.tag_scheme == "bio":
             return entity_f1(tags, predicted)
-        return float(np.mean([a == b for a, b in zip(chain(*tags), chain(*predicted), strict=True)]))
+        correct = [a == b for a, b in zip(chain(*tags), chain(*predicted), strict=True)]
+        return float(np.mean(correct)) if correct else 1.0  # as the F1 where there is nothing to find
 
     def _checked_affix_range(self) -> tuple[int, int] | None:
         bounds = self.affix_range
