@@ -60,6 +60,7 @@ MAY_IMPORT = {
         "vocabulary",
     },
     "labeling": {"estimators"},
+    "dask": {"estimators", "progress", "random", "schedules", "trainer"},
     "plotting": {"inspection"},
     "datasets": set(),
     "testing": set(),
@@ -75,6 +76,7 @@ OPTIONAL = {
     "cuda": {"cuda"},
     "model_files": {"safetensors"},
     "onnx": {"onnx", "skl2onnx"},
+    "dask": {"dask"},
 }
 MODULES = sorted(str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py"))
 

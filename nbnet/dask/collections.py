@@ -50,7 +50,7 @@ def as_partition(X, y, number: int) -> Partition:
 def partitions_of(X, y, client) -> list:
     """Delayed `Partition` of each pair of partitions; they stay in the workers' memory."""
     X_pieces, X_sizes = pieces_of(X)
-    if isinstance(y, da.Array) and len(y.chunks[0]) != len(X_pieces) and not np.isnan(X_sizes).any():
+    if isinstance(y, da.Array) and y.shape[0] == sum(X_sizes):  # never where a size is unknown: NaN equals nothing
         y = y.rechunk({0: tuple(X_sizes)})
     y_pieces, _ = pieces_of(y)
     if len(X_pieces) != len(y_pieces):
@@ -76,7 +76,7 @@ def called(model, method: str, piece, shape: tuple, dtype) -> np.ndarray:
 
 
 def lazy(model, method: str, X, shape: tuple, dtype) -> da.Array:
-    """Dask array (n_rows, *shape) of ``model.method(X)``, with the partitions of X."""
+    """Dask array (n_rows, *shape) of ``model.method(X)``, with those partitions of X that have rows."""
     shared, call = dask.delayed(model, traverse=False), dask.delayed(called)
     blocks = [
         da.from_delayed(call(shared, method, piece, shape, dtype), (size, *shape), dtype)

@@ -92,7 +92,8 @@ class DistributedEstimator(BaseEstimator):
         without = {"solver": "lbfgs", "learning_rate": "adaptive", "early_stopping": True, "warm_start": True}
         for name, value in without.items():
             if getattr(self, name) == value:
-                raise ValueError(f"{name}={value!r} is not available over partitions; nbnet.{type(self).__name__} has it.")
+                others = f"nbnet.{type(self).__name__}"
+                raise ValueError(f"{name}={value!r} is not available over partitions; {others} has it.")
 
     def _local_parameters(self) -> dict:
         return {name: value for name, value in self.get_params(deep=False).items() if name not in OWN_PARAMETERS}
@@ -150,9 +151,10 @@ class DistributedEstimator(BaseEstimator):
             params = outer.params.astype(model.params_.dtype)
             shared = dask.delayed(params, traverse=False)
             tasks = [train_on(plan, shared, part, round_number, number) for number, part in enumerate(partitions)]
-            mean = mean_change(collections.compute(tasks, client))
-            outer.apply(mean.change)
-            finite = np.isfinite(mean.loss) and np.isfinite(outer.params.astype(params.dtype)).all()
+            with np.errstate(over="ignore", invalid="ignore"):
+                mean = mean_change(collections.compute(tasks, client))
+                outer.apply(mean.change)
+                finite = np.isfinite(mean.loss) and np.isfinite(outer.params.astype(params.dtype)).all()
             progress.record(
                 EpochRecord(loss=mean.loss if finite else np.nan, seconds=perf_counter() - started), mean.n_rows
             )
@@ -195,7 +197,7 @@ class DistributedEstimator(BaseEstimator):
         return getattr(self.model_, method)(X)
 
     def _score(self, metric, X, y, sample_weight) -> float:
-        predictions, y, sample_weight = dask.compute(self.predict(X), y, sample_weight)
+        (predictions,), (y, sample_weight) = dask.compute(self.predict(X)), dask.compute(y, sample_weight)
         return float(metric(y, predictions, sample_weight=sample_weight))
 
 
