@@ -89,7 +89,7 @@ def main() -> None:
         data = (X, y, X_test, y_test) if arguments.test else (X[:n], y[:n], X[n:], y[n:])
         print(load.__name__, "one machine", np.round([score_one(data, seed, epochs) for seed in seeds], 2), flush=True)
         for n_partitions in (2, 4, 8):
-            for outer_step in ((1.0, 0.0), (1.0, 0.5)) if arguments.test else OUTER_STEPS:
+            for outer_step in ((1.0, 0.0), (1.0, 0.7)) if arguments.test else OUTER_STEPS:
                 scores = [score_rounds(data, n_partitions, seed, outer_step, epochs) for seed in seeds]
                 print(load.__name__, n_partitions, outer_step, np.round(scores, 2), flush=True)
 

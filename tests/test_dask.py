@@ -63,7 +63,7 @@ def digest(model):
 
 def test_one_partition_without_outer_step_is_a_partial_fit(data):
     X, y = data
-    model = nd.MLPClassifier(**SMALL, max_iter=1).fit(*split(X, y, (200,)))
+    model = nd.MLPClassifier(**SMALL, max_iter=1, outer_momentum=0.0).fit(*split(X, y, (200,)))
     alone = nbnet.MLPClassifier(**{**SMALL, "random_state": rounds.seed_of(seed_drawn(0), 0, 0)}, max_iter=1)
     alone.partial_fit(X, y, classes=[0, 1, 2])
     alone.params_[:] = fresh_params(X, y)
@@ -131,6 +131,18 @@ def test_warns_at_max_iter_and_at_divergence(data):
     with pytest.raises(ValueError, match="non-finite"):
         model.fit(*split(*data))
     assert not hasattr(model, "model_")
+
+
+def test_batches_of_all_partitions_together_are_those_of_one_machine(data, monkeypatch):
+    seen = []
+    original = nbnet.MLPClassifier.partial_fit
+    monkeypatch.setattr(
+        nbnet.MLPClassifier, "partial_fit", lambda self, X, y: seen.append(self.batch_size) or original(self, X, y)
+    )
+    for batch_size in ("auto", 40):
+        nd.MLPClassifier(**SMALL, max_iter=1, batch_size=batch_size).fit(*split(*data))
+    assert sorted(seen[:3]) == [31, 66, 66]
+    assert sorted(seen[3:]) == [31, 40, 40]
 
 
 # ---------------------------------------------------------------- what partitions say together

@@ -28,7 +28,8 @@ from . import collections
 from .rounds import OuterStep, Plan, mean_change, train
 from .statistics import check_shapes, merged_classes, merged_moments, merged_scaler, summarize
 
-OWN_PARAMETERS = {"local_epochs": 1, "outer_learning_rate": 1.0, "outer_momentum": 0.0}
+OWN_PARAMETERS = {"local_epochs": 1, "outer_learning_rate": 1.0, "outer_momentum": 0.7}
+BATCH_ROWS, SMALLEST_BATCH = 200, 32  # of batch_size="auto": of all partitions together, and of each
 
 
 def constructor_of(local: type):
@@ -79,7 +80,10 @@ class DistributedEstimator(BaseEstimator):
             summaries = check_shapes(summaries, self)
             seed = random.draw_seed(check_random_state(self.random_state))
             model = self._start(summaries, classes, seed)
-            self._train(model, partitions, client, seed)
+            batch_size = self.batch_size
+            if batch_size == "auto":  # as many steps as on one machine, while the batches are worth a step
+                batch_size = max(SMALLEST_BATCH, BATCH_ROWS // len(summaries))
+            self._train(model, partitions, client, seed, batch_size)
             self.model_ = model.set_params(**self._local_parameters())
             for name in ("classes_", "n_features_in_", "feature_names_in_", "n_iter_", "loss_curve_", "history_"):
                 vars(self).pop(name, None)
@@ -138,12 +142,12 @@ class DistributedEstimator(BaseEstimator):
         """Parameters that the outer step leaves to the mean, bool (n_params,)."""
         return np.zeros(model.params_.size, bool)
 
-    def _train(self, model, partitions: list, client, seed: int) -> None:
+    def _train(self, model, partitions: list, client, seed: int, batch_size: int) -> None:
         """All rounds; sets the model's parameters and curves."""
         progress, train_on = Progress.start(early_stopping=False), dask.delayed(train)
         outer = OuterStep(model.params_, self.outer_learning_rate, self.outer_momentum, self._averaged_only(model))
         sent = copy(model)
-        sent.params_ = None  # they travel anew in each round
+        sent.params_, sent.batch_size = None, batch_size  # parameters travel anew in each round
         plan = dask.delayed(Plan(sent, seed, self.local_epochs), traverse=False)
         n_rounds, stopping = -(-self.max_iter // self.local_epochs), False
         while progress.n_iter < n_rounds and not stopping:
@@ -274,6 +278,7 @@ class MLPClassifier(DistributedClassifier):
     hidden_layer_sizes, activation, and all others of `nbnet.MLPClassifier`
         As there. `max_iter` counts epochs over all rows; `solver` "lbfgs", `learning_rate` "adaptive", `early_stopping`
         and `warm_start` are not available. ``input_scaling="robust"`` estimates quartiles from 1024 rows a partition.
+        `batch_size` is that of one partition; "auto" shares 200 rows among the partitions, with 32 or more for each.
         `n_jobs` is that of one partition, None is 1.
 
     local_epochs : int, default=1
@@ -282,7 +287,7 @@ class MLPClassifier(DistributedClassifier):
     outer_learning_rate : float, default=1.0
         Factor on the averaged change.
 
-    outer_momentum : float, default=0.0
+    outer_momentum : float, default=0.7
         Nesterov's momentum of the outer step, in [0, 1).
 
     Attributes

@@ -54,10 +54,11 @@ def train(plan: Plan, params: np.ndarray, partition: Partition, round_number: in
     if n_rows == 0:
         return None
     model, n_epochs = copy(plan.model), round_number * plan.local_epochs
-    settings = dict(random_state=seed_of(plan.seed, round_number, number), n_jobs=model.n_jobs or 1)
-    if model.batch_size != "auto":
-        settings["batch_size"] = min(model.batch_size, n_rows)
-    model.set_params(**settings)
+    model.set_params(
+        random_state=seed_of(plan.seed, round_number, number),
+        batch_size=min(model.batch_size, n_rows),
+        n_jobs=model.n_jobs or 1,
+    )
     vars(model).update(
         params_=aligned_copy(params),
         t_=n_epochs * n_rows,
