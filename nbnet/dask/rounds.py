@@ -47,8 +47,8 @@ def seed_of(seed: int, round_number: int, number: int) -> int:
 def train(plan: Plan, params: np.ndarray, partition: Partition, round_number: int, number: int) -> Change | None:
     """One round on one partition; None where it has no rows.
 
-    A pure function: another worker, or the same one again, gives the same bits. Moments of the optimizer begin anew,
-    the schedule of learning rates goes on.
+    A pure function: another worker, or the same one again, gives the same bits. The schedule of learning rates goes on;
+    moments of the optimizer begin anew: their means over the partitions, which would travel too, gained nothing.
     """
     n_rows = len(partition.X)
     if n_rows == 0:
