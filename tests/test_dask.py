@@ -259,6 +259,27 @@ def test_images(data):
     assert flat.model_.channel_mean_.tolist() == [0, 0]
 
 
+@pytest.mark.slow_without_jit
+def test_running_statistics_are_averaged_and_nothing_else(data):
+    X, y = data
+    images, dy = da.from_array(X.reshape(-1, 2, 3), chunks=(SIZES, 2, 3)), split(X, y)[1]
+    plain, half = (
+        nd.ConvClassifier((4,), (), batch_norm=True, max_iter=1, learning_rate="cosine", random_state=0, **outer)
+        .fit(images, dy)
+        .model_.batch_norms_[0]
+        for outer in (dict(outer_momentum=0.0), dict(outer_learning_rate=0.5))
+    )
+    np.testing.assert_array_equal(plain.running_mean, half.running_mean)
+    np.testing.assert_array_equal(plain.running_variance, half.running_variance)
+    assert not np.array_equal(plain.scale, half.scale)
+
+
+def test_more_classes_than_a_table_of_numbers_is_taken_for():
+    X, y = np.eye(40, dtype=np.float32).repeat(3, axis=0), np.arange(40).repeat(3)
+    model = nd.MLPClassifier(**SMALL, max_iter=1).fit(*split(X, y, (60, 60)))
+    assert model.model_.n_outputs_ == 40
+
+
 def test_bags_are_read_as_lists():
     db = pytest.importorskip("dask.bag")
     bag = db.from_sequence(["a", "b", "c"], npartitions=2).map(str.upper)
@@ -292,6 +313,8 @@ def test_errors_name_what_is_wrong(data):
         model.fit(dX[dX[:, 0] > -9], da.from_array(y, chunks=100))
     with pytest.raises(ValueError, match=r"Partition [23] has [39][19] rows in X and [58]0 in y"):
         model.fit(dX[dX[:, 0] > -9], da.from_array(y, chunks=((70, 0, 50, 80),)))
+    with pytest.raises(ValueError, match=r"y must have one label a row, but a partition has the shape \(70, 3\)"):
+        model.fit(dX[:70], da.from_array(np.eye(3, dtype=int)[y[:70]]))
     with pytest.raises(ValueError, match="0 sample"):
         model.fit(*split(X[:0], y[:0], (0, 0)))
     pieces = [dask.delayed(X[:50]), dask.delayed(X[50:100, :5])]

@@ -64,9 +64,11 @@ def partitions_of(X, y, client) -> list:
 
 def compute(tasks: list, client) -> list:
     """Results of delayed tasks, in their order."""
-    if client is not None:
-        return client.gather(client.compute(tasks))
-    return list(dask.compute(*tasks))
+    # weights travel in the graph, of which Dask would warn: scattered to a worker, they could be lost with it
+    with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1TB"}):
+        if client is not None:
+            return client.gather(client.compute(tasks))
+        return list(dask.compute(*tasks))
 
 
 def called(model, method: str, piece, shape: tuple, dtype) -> np.ndarray:

@@ -116,11 +116,13 @@ class DistributedEstimator(BaseEstimator):
         X, y = first.X, first.y
         if is_classifier(self):
             y, counts = merged_classes(summaries, classes)
-            X = _safe_indexing(X, [0] * len(y))  # a table with one row a class says all that a network needs
             if self.class_weight == "balanced":
                 present = counts > 0
                 weights = counts.sum() / (present.sum() * counts[present])
                 model.class_weight = dict(zip(y[present].tolist(), weights.tolist(), strict=True))
+            # a few rows a class say all that a network needs; of one alone scikit-learn warns that they are numbers
+            y = np.repeat(y, 3)
+            X = _safe_indexing(X, [0] * len(y))
         table, _ = model._training_table(X, y, None, True, False)
         output = model._output(table.encoded)
         model.n_outputs_, model.out_activation_ = output.n_outputs, output.activation

@@ -107,6 +107,8 @@ def summarize(partition: Partition, is_classifier: bool, scaling: str | None, n_
         return None
     labels = counts = moments = sample = None
     if is_classifier:
+        if np.ndim(y) != 1:
+            raise ValueError(f"y must have one label a row, but a partition has the shape {np.shape(y)}.")
         labels, counts = np.unique(np.asarray(y), return_counts=True)
     values, shape = np.asarray(X), np.shape(X)[1:]
     if scaling == "channels":
