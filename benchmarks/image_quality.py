@@ -67,6 +67,7 @@ QUALITY = {
             max_iter=20,
             batch_size=128,
             learning_rate="one_cycle",
+            learning_rate_init=0.004,  # on a sixth of the training part 93.0, with 0.001 92.5
             batch_norm=True,
             augment=Augmentation(horizontal_flip=0.5, shift=2),
             dropout=0.2,
