@@ -82,7 +82,9 @@ def main() -> None:
         "memory": memory,
         "quality": lambda: image_quality.quality_rows(arguments.models.split(",")),
     }
-    results = {what: measures[what]() for what in arguments.what}
+    # memory first: what an earlier measurement has freed would be taken again unseen
+    wanted = sorted(arguments.what, key=lambda what: what != "memory")
+    results = {what: measures[what]() for what in wanted}
     if arguments.save:
         everything = json.loads(arguments.save.read_text()) if arguments.save.exists() else {}
         kept = everything.setdefault("images", {})

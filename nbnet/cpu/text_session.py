@@ -164,7 +164,7 @@ class TextSession(Session):
         of_rows = self.moments[self._n_moments_above :]
         if self.optimizer == Optimizer.ADAGRAD:
             self._squares = np.tile(of_rows, (self.n_workers, 1)) if self.n_workers > 1 else of_rows.reshape(1, -1)
-        if self.sample_labels and targets.label_starts.size > 0:
+        if self.sample_labels and targets.label_starts.size > 0 and targets.labels.size > 0:
             targets = self._one_label_each(targets, step0)
         try:
             return super().train_epoch(rows, targets, order, rates, decays, step0)
