@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack
-from copy import copy
 from numbers import Integral, Real
 from typing import Self
 
@@ -17,29 +16,23 @@ from sklearn.base import (
     TransformerMixin,
     _fit_context,
 )
-from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, RealNotInt, StrOptions, validate_params
 from sklearn.utils.multiclass import _check_partial_fit_first_call
-from sklearn.utils.validation import check_consistent_length, check_is_fitted
+from sklearn.utils.validation import check_is_fitted
 
 from .. import random, trainer
 from ..network import LayerKind, bias_of, weight_of
 from ..progress import PROGRESS_ATTRIBUTES
-from ..tokens import BOUNDARY_WORDS, Analysis, TokenIndex, check_texts
+from ..tokens import check_texts
 from .base import BaseNetwork, unchanged_on_error
 from .callbacks import CallbackHooks, CallbackSupportMixin, has_callbacks
-from .labels import (
-    class_weights_of,
-    encode_labels,
-    mean_of_labels,
-    validate_labels,
-)
-from .reader import Reader, idf, n_workers_for
-from .run import Table
+from .reader import Reader
 from .saving import SavingMixin
 from .text_run import LOSSES, POOLINGS, TextRun, starting_params, table_of
-from .validation import check_checkpoint, check_validation_arguments, check_weights
+from .text_targets import TextTargetsMixin
+from .text_vocabulary import VocabularyMixin
+from .validation import check_checkpoint, check_validation_arguments
 
 SOLVERS = ("adagrad", "sgd", "adam")
 SHARED_PARAMETERS = (
@@ -50,7 +43,14 @@ SHARED_PARAMETERS = (
 
 
 class TextEmbeddingClassifier(
-    ClassNamePrefixFeaturesOutMixin, TransformerMixin, SavingMixin, CallbackSupportMixin, ClassifierMixin, BaseEstimator
+    TextTargetsMixin,
+    VocabularyMixin,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    SavingMixin,
+    CallbackSupportMixin,
+    ClassifierMixin,
+    BaseEstimator,
 ):
     """Classifier of raw texts: embedded words and n-grams, pooled, below a linear or a deeper network.
 
@@ -440,6 +440,7 @@ class TextEmbeddingClassifier(
                 held_out = table.take(held_out_documents)
             table = table.take(documents)
 
+            self._loss = LOSSES[self.loss]
             rows = self._learn_vocabulary(backend, analysis, table, first_pass)
             dtype = np.dtype(self.dtype or (np.float32 if first_pass else self.params_.dtype))
             self._learn_prior(table, first_pass, dtype)
@@ -468,139 +469,6 @@ class TextEmbeddingClassifier(
             if hooks is not None:
                 hooks.fit_end(self.params_)
         return self
-
-    def _analysis(self) -> Analysis:
-        """How texts are cut, checked."""
-        for name in ("ngram_range", "subword_range"):
-            bounds = getattr(self, name)
-            if bounds is None:
-                continue
-            if len(bounds) != 2 or not all(isinstance(n, Integral) for n in bounds) or not 1 <= bounds[0] <= bounds[1]:
-                raise ValueError(f"{name} must be two integers (shortest, longest) from 1 on, got {bounds!r}.")
-        return Analysis(
-            analyzer=self.analyzer,
-            lowercase=self.lowercase,
-            strip_accents=self.strip_accents,
-            stop_words=self.stop_words,
-            token_pattern=self.token_pattern,
-            ngram_range=tuple(self.ngram_range),
-            subword_range=None if self.subword_range is None else tuple(self.subword_range),
-            boundary_tokens=self.boundary_tokens,
-            min_df=self.min_df,
-            max_features=self.max_features,
-            n_buckets=self.n_buckets,
-            merge_repeats=self.sublinear_tf,
-        )
-
-    def _training_table(self, X, y, sample_weight, first_pass: bool, incremental: bool):
-        """Validated documents, and the class weights learned from them."""
-        texts = self._validate_texts(X)
-        targets = validate_labels(y, "y", self)
-        check_consistent_length(texts, targets.y)
-        if first_pass:
-            self._multilabel = targets.is_indicator
-            self._sparse_labels = sp.issparse(targets.y)
-            if not incremental:  # the first partial_fit has them from its caller
-                self.classes_ = np.arange(targets.y.shape[1]) if self._multilabel else targets.values
-        elif not incremental and not targets.is_indicator and set(targets.values) != set(self.classes_):
-            raise ValueError(
-                "warm_start can only be used where `y` has the same classes as in the previous call to fit. Previously "
-                f"got {self.classes_}, `y` has {targets.values}"
-            )
-        weights = check_weights(sample_weight, texts)
-        labels = self._encode(targets, "y")
-        class_weights = None
-        if self.class_weight == "balanced" and incremental:
-            raise ValueError(
-                "class_weight 'balanced' is not supported for partial_fit. In order to use 'balanced' weights, use "
-                "compute_class_weight('balanced', classes=classes, y=y). Pass the resulting weights as the "
-                "class_weight parameter."
-            )
-        if self.class_weight is not None:
-            class_weights = class_weights_of(self.class_weight, labels, weights, self.classes_)
-        return self._table(texts, labels, weights, class_weights), class_weights
-
-    def _validation_table(self, X_val, y_val, sample_weight_val, class_weights) -> Table:
-        texts = self._validate_texts(X_val)
-        labels = self._encode(validate_labels(y_val, "y_val", self), "y_val")
-        weights = check_weights(sample_weight_val, texts, "sample_weight_val")
-        return self._table(texts, labels, weights, class_weights)
-
-    def _validate_texts(self, X) -> np.ndarray:
-        """The texts as an array of objects."""
-        texts = check_texts(X)
-        if not texts:
-            raise ValueError(
-                f"Found array with 0 sample(s) (shape=(0,)) while a minimum of 1 is required by {type(self).__name__}."
-            )
-        array = np.empty(len(texts), object)
-        array[:] = texts
-        return array
-
-    def _encode(self, targets, name: str):
-        if targets.is_indicator != self._multilabel:
-            kinds = ("an indicator matrix", "one label a document")
-            fitted, given = kinds if self._multilabel else kinds[::-1]
-            raise ValueError(f"The estimator was fitted with {fitted}, but `{name}` has {given}.")
-        return encode_labels(targets, self.classes_, name)
-
-    def _table(self, texts, labels, weights, class_weights) -> Table:
-        """Documents with their weights in the loss: a distribution has nothing to learn from one without labels."""
-        loss_weights = weights if class_weights is None else weights * mean_of_labels(class_weights, labels)
-        if self.loss != "one_vs_all":
-            loss_weights = loss_weights * (labels.lengths > 0)
-        return Table(texts, labels, weights, check_weights(loss_weights, texts))
-
-    def _split(self, labels, documents, random_state):
-        """Documents to train on, and documents held out for early stopping; two classes keep their shares."""
-        stratify = labels.numbers[documents] if len(self.classes_) == 2 and not self._multilabel else None
-        training, held_out = train_test_split(
-            documents, random_state=random_state, test_size=self.validation_fraction, stratify=stratify
-        )
-        if len(held_out) < 2:
-            raise ValueError(
-                "The validation set is too small. Increase 'validation_fraction' or the size of your dataset."
-            )
-        return training, held_out
-
-    def _learn_vocabulary(self, backend, analysis: Analysis, table: Table, first_pass: bool):
-        """Set the index of tokens and what follows from it; returns the backend's view of the documents."""
-        texts = table.X.tolist()
-        n_workers = n_workers_for(backend, texts, self.n_jobs)
-        if first_pass:
-            self._index = TokenIndex(analysis)
-            documents = self._index.fit_transform(texts, n_workers)
-        else:
-            self._index = copy(self._index)
-            documents = self._index.extend_transform(texts, n_workers)
-        self.idf_ = idf(self._index) if self.token_weights == "idf" else None
-        self._loss = LOSSES[self.loss]
-        return backend.as_texts(documents)
-
-    def _learn_prior(self, table: Table, first_pass: bool, dtype) -> None:
-        """Shares of the classes among the training documents of all calls."""
-        labels, weights = table.encoded, table.loss_weights
-        if self.loss != "one_vs_all":
-            weights = weights / np.maximum(labels.lengths, 1)
-        counts, total = labels.count(weights, len(self.classes_)), table.loss_weights.sum()
-        if not first_pass:
-            counts, total = counts + self._class_counts[0], total + self._class_counts[1]
-        self._class_counts = (counts, total)
-        self.class_prior_ = (counts / total).astype(dtype)
-
-    def _score_predictions(self, labels, probabilities: np.ndarray, weights: np.ndarray | None) -> float:
-        if self._multilabel:
-            correct = (self._decide(probabilities) == labels.indicator(len(self.classes_))).all(axis=1)
-        else:
-            correct = probabilities.argmax(axis=1) == labels.numbers
-        return float(np.average(correct, weights=weights))
-
-    def _decide(self, probabilities: np.ndarray) -> np.ndarray:
-        """Which labels a document has, boolean (n_documents, n_labels)."""
-        chosen = probabilities >= 0.5
-        if self._loss == LOSSES["softmax"]:  # shares of one: where several are likely, none reaches a half
-            chosen[np.arange(len(chosen)), probabilities.argmax(axis=1)] = True
-        return chosen
 
     def __getstate__(self) -> dict:
         state = super().__getstate__()
@@ -636,13 +504,6 @@ class TextEmbeddingClassifier(
     def _dense_layers(self) -> list:
         self._params()
         return [row for row in self.network_.layers if row["kind"] == LayerKind.DENSE]
-
-    @property
-    def vocabulary_(self) -> dict[str, int]:
-        """Row in `embeddings_` of each word, as it is written after lower-casing and the like."""
-        self._params()
-        rows = zip(self._index.words, self._index.word_rows.tolist(), strict=True)
-        return {word: row for word, row in rows if word not in BOUNDARY_WORDS}
 
     def _params(self) -> np.ndarray:
         if "params_" not in vars(self):
@@ -834,56 +695,6 @@ class TextEmbeddingClassifier(
             Zero for a text without any known word or n-gram.
         """
         return self._read(X, "transform")
-
-    def word_vector(self, word: str) -> np.ndarray:
-        """Vector of a word: that of its row plus those of its subwords.
-
-        Parameters
-        ----------
-        word : str
-            Lower-cased and the like as in a text.
-
-        Returns
-        -------
-        vector : ndarray of shape (embedding_dim,)
-
-        Raises
-        ------
-        KeyError
-            If neither the word nor a subword of it is known.
-        """
-        check_is_fitted(self, "params_")
-        rows = self._index.rows_of_word(word)
-        if not rows.size:
-            raise KeyError(word)
-        return self.embeddings_[rows].sum(axis=0)
-
-    def nearest_words(self, word, k: int = 10) -> list[tuple[str, float]]:
-        """Words of the vocabulary whose vectors point most nearly the same way.
-
-        Parameters
-        ----------
-        word : str or array-like of shape (embedding_dim,)
-            A word, which is not among the answers itself, or a vector.
-        k : int, default=10
-            How many.
-
-        Returns
-        -------
-        neighbors : list of (word, cosine)
-            The nearest first.
-        """
-        vector = self.word_vector(word) if isinstance(word, str) else np.asarray(word, self.params_.dtype)
-        own = self._index.row_of(word) if isinstance(word, str) else None
-        words = {name: row for name, row in self.vocabulary_.items() if row != own}
-        vectors = self.embeddings_[list(words.values())]
-        if self.subword_range is not None:
-            vectors = np.array([self.word_vector(name) for name in words]).reshape(vectors.shape)
-        lengths = np.linalg.norm(vectors, axis=1) * np.linalg.norm(vector)
-        cosines = np.divide(vectors @ vector, lengths, out=np.zeros_like(lengths), where=lengths > 0)
-        nearest = np.argsort(-cosines, kind="stable")[:k]
-        names = list(words)
-        return [(names[i], float(cosines[i])) for i in nearest]
 
     def _read(self, X, what: str) -> np.ndarray:
         if "params_" not in vars(self):
