@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from numbers import Integral
 
 import numpy as np
@@ -30,6 +31,7 @@ from .cpu.tokens import (
     subwords_of_words,
 )
 from .texts import Analysis, Shares, encode, encode_features, run_blocks, shares_of
+from .token_counts import TokenCounts, summed
 from .vocabulary import Distinct, Spellings, Words, hashes_of, hashing, merged, word_slots
 
 __all__ = ["Analysis", "Documents", "TokenIndex", "check_texts"]
@@ -288,12 +290,15 @@ class TokenIndex:
         with self._all_or_nothing():
             self._clear()
             documents = self.extend_transform(texts, n_workers)
-            if self.n_rows == self._n_named:
-                raise ValueError(
-                    "Empty vocabulary: no word or n-gram of the texts has a row. Perhaps they hold only stop words "
-                    f"(stop_words={self.analysis.stop_words!r}) or none often enough (min_df={self.analysis.min_df!r})."
-                )
+            self._check_not_empty()
         return documents
+
+    def _check_not_empty(self) -> None:
+        if self.n_rows == self._n_named:
+            raise ValueError(
+                "Empty vocabulary: no word or n-gram of the texts has a row. Perhaps they hold only stop words "
+                f"(stop_words={self.analysis.stop_words!r}) or none often enough (min_df={self.analysis.min_df!r})."
+            )
 
     def extend_transform(self, texts: list[str], n_workers: int = 1) -> Documents:
         """Adds the words and n-grams that are new, at new rows; returns the documents' rows.
@@ -301,14 +306,19 @@ class TokenIndex:
         `min_df` counts in these texts alone; `max_features` bounds the words of all calls together.
         """
         with self._all_or_nothing():
-            shares = shares_of(texts, n_workers)
-            distinct, streams = self._learn(texts, shares)
-            word_rows = self._admit(distinct, self._often_enough(distinct.usage, len(texts)))
-            documents, parts = self._expand(shares, distinct, word_rows, streams)
-            self._prepare()
-            self._count(shares, parts)
-            self.n_documents += len(texts)
+            _, documents, parts = self._extend(texts, n_workers)
         return _closed_up(documents, parts)
+
+    def _extend(self, texts: list[str], n_workers: int) -> tuple[Distinct, Documents, list[Documents]]:
+        """Adds what is new; returns all words, and the documents in parts of one memory."""
+        shares = shares_of(texts, n_workers)
+        distinct, streams = self._learn(texts, shares)
+        word_rows = self._admit(distinct, self._often_enough(distinct.usage, len(texts)))
+        documents, parts = self._expand(shares, distinct, word_rows, streams)
+        self._prepare()
+        self._count(shares, parts)
+        self.n_documents += len(texts)
+        return distinct, documents, parts
 
     def transform(self, texts: list[str], n_workers: int = 1) -> Documents:
         """The documents' rows; what is unknown has none."""
@@ -321,6 +331,44 @@ class TokenIndex:
         run_blocks(shares, look_up)
         parts = [part for of_worker in parts for part in of_worker]
         return parts[0] if len(parts) == 1 else _joined(parts)
+
+    # ---------------------------------------------------------------- counts of several machines
+
+    @classmethod
+    def count(cls, analysis: Analysis, texts: list[str], n_workers: int = 1) -> TokenCounts:
+        """What `from_counts` needs to know of some of the texts."""
+        everything = cls(replace(analysis, min_df=1, max_features=None))
+        named = everything.n_rows
+        distinct, _, _ = everything._extend(texts, n_workers)
+        words, frequency = np.arange(named, distinct.hashes.size), everything.document_frequency
+        return TokenCounts(
+            len(texts),
+            int(frequency[:named].max(initial=0)),
+            distinct.hashes[words],
+            distinct.usage[words],
+            distinct.spellings.of(words),
+            everything._ngram_buckets,
+            frequency[everything._ngram_rows],
+        )
+
+    @classmethod
+    def from_counts(cls, analysis: Analysis, counts: list[TokenCounts]) -> TokenIndex:
+        """The index that `fit_transform` learns of all counted texts, one behind the other."""
+        index = cls(analysis)
+        named = index.n_rows
+        distinct = merged(index._hashes, index._spellings, counts)
+        index.n_documents = sum(of_part.n_documents for of_part in counts)
+        keep = index._often_enough(distinct.usage, index.n_documents)
+        index._admit(distinct, keep)
+        index.document_frequency[:] = distinct.usage[keep, 0]
+        index.document_frequency[:named] = sum(of_part.n_with_tokens for of_part in counts)
+        buckets, frequency = summed([(of_part.buckets, of_part.bucket_frequency) for of_part in counts])
+        index._ngram_buckets = buckets
+        index._ngram_rows = np.arange(index.n_rows, index.n_rows + buckets.size, dtype=np.int32)
+        index.document_frequency = np.concatenate([index.document_frequency, frequency])
+        index._check_not_empty()
+        index._prepare()
+        return index
 
     def _encode(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
         if self._analyze is None:
@@ -450,7 +498,8 @@ class TokenIndex:
         buckets = np.empty(3 * len(text) * (rules.longest - rules.shortest + 1), np.int32)
         text = np.frombuffer(text, np.uint8)
         n_buckets = bucket_rows.size
-        subwords_of_words(text, word_starts, self._characters, rules, n_buckets, letters, buckets, starts)
+        # np.array: see `_prepare`
+        subwords_of_words(text, np.array(word_starts), self._characters, rules, n_buckets, letters, buckets, starts)
         return starts, bucket_rows[buckets[: starts[-1]]]
 
 

@@ -135,8 +135,8 @@ class Distinct(NamedTuple):
     usage: np.ndarray  # int64 (n_words, 2): in how many of the new documents, how often
 
 
-def merged(hashes: np.ndarray, spellings: Spellings, workers: list[Words]) -> Distinct:
-    """Numbers the words of all workers; `hashes` and `spellings` are those of the words that are known."""
+def merged(hashes: np.ndarray, spellings: Spellings, workers: list) -> Distinct:
+    """Numbers the words of all `workers` (Words or TokenCounts); `hashes` and `spellings` are those that are known."""
     n = hashes.size
     most = n + sum(words.n for words in workers)
     slots = word_slots(most, NO_HASHES)
@@ -146,7 +146,8 @@ def merged(hashes: np.ndarray, spellings: Spellings, workers: list[Words]) -> Di
     fill_slots(slots, all_hashes[:n], 0)
     for words in workers:
         numbers = np.empty(words.n, np.int32)
-        before, n = n, merge_words(words.hashes, slots, all_hashes, n, numbers)
+        # np.array copies: other machines' arrays are read-only, and kernels are compiled for others
+        before, n = n, merge_words(np.array(words.hashes), slots, all_hashes, n, numbers)
         usage[numbers] += words.usage
         mine = words.spellings()
         spans[before:n] = mine.spans()[numbers >= before] + position
