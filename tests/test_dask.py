@@ -23,7 +23,7 @@ da = pytest.importorskip("dask.array")
 distributed = pytest.importorskip("distributed")
 
 import nbnet.dask as nd  # noqa: E402
-from nbnet.dask import collections, rounds, statistics  # noqa: E402
+from nbnet.dask import collections, estimators, rounds, statistics  # noqa: E402
 from nbnet.estimators.scaling import InputScaler  # noqa: E402
 
 SIZES = (70, 0, 31, 99)
@@ -63,8 +63,10 @@ def digest(model):
 
 def test_one_partition_without_outer_step_is_a_partial_fit(data):
     X, y = data
-    model = nd.MLPClassifier(**SMALL, max_iter=1, outer_momentum=0.0).fit(*split(X, y, (200,)))
-    alone = nbnet.MLPClassifier(**{**SMALL, "random_state": rounds.seed_of(seed_drawn(0), 0, 0)}, max_iter=1)
+    model = nd.MLPClassifier(**SMALL, max_iter=1, local_epochs=1, outer_momentum=0.0, batch_size=50)
+    model.fit(*split(X, y, (200,)))
+    random_state = rounds.seed_of(seed_drawn(0), 0, 0)
+    alone = nbnet.MLPClassifier(**{**SMALL, "random_state": random_state}, max_iter=1, batch_size=50)
     alone.partial_fit(X, y, classes=[0, 1, 2])
     alone.params_[:] = fresh_params(X, y)
     alone._optimizer = None
@@ -90,32 +92,33 @@ def fresh_params(X, y):
 def test_changes_are_averaged_by_rows_in_order():
     changes = [rounds.Change(3, 1.0, np.array([1.0, 2.0])), None, rounds.Change(1, 5.0, np.array([-3.0, 2.0]))]
     mean = rounds.mean_change(changes)
-    assert (mean.n_rows, mean.loss) == (4, 2.0)
+    assert (mean.weight, mean.loss) == (4, 2.0)
+    assert rounds.mean_change([None]) is None
     assert mean.change.tolist() == [0.0, 2.0]
 
 
 def test_outer_step_is_nesterovs():
-    outer = rounds.OuterStep(np.zeros(2, np.float32), 0.5, 0.5, np.array([False, True]))
+    outer = rounds.OuterStep(np.zeros(2), 0.5, 0.5, np.array([False, True]))
     outer.apply(np.array([1.0, 1.0]))  # v = 1, step = 0.5 (1 + 0.5)
     outer.apply(np.array([2.0, 2.0]))  # v = 2.5, step = 0.5 (2 + 1.25)
     assert outer.params.tolist() == [0.75 + 1.625, 3.0]
 
 
-@pytest.mark.parametrize("local_epochs", [1, 2])
+@pytest.mark.parametrize("local_epochs", [1, 2, 0.25])
 def test_learning_rates_go_on_from_round_to_round(data, monkeypatch, local_epochs):
     seen = []
     original = nbnet.MLPClassifier.partial_fit
 
-    def watched(self, X, y):
-        result = original(self, X, y)
+    def watched(self, X, y, sample_weight):
+        result = original(self, X, y, sample_weight)
         seen.append(self.history_["learning_rate"][-1])
         return result
 
     monkeypatch.setattr(nbnet.MLPClassifier, "partial_fit", watched)
     X, y = data
-    nd.MLPClassifier(**SMALL, max_iter=4, local_epochs=local_epochs).fit(*split(X, y, (200,)))
-    rates = nbnet.MLPClassifier(**SMALL, max_iter=4).fit(X, y).history_["learning_rate"]
-    np.testing.assert_allclose(seen, rates)
+    nd.MLPClassifier(**SMALL, max_iter=4, batch_size=10, local_epochs=local_epochs).fit(*split(X, y, (200,)))
+    rates = nbnet.MLPClassifier(**SMALL, max_iter=4, batch_size=10).fit(X, y).history_["learning_rate"]
+    np.testing.assert_allclose(seen[len(seen) // 4 - 1 :: len(seen) // 4], rates)
 
 
 def test_training_ends_where_the_loss_stands_still(data):
@@ -124,7 +127,7 @@ def test_training_ends_where_the_loss_stands_still(data):
 
 
 def test_warns_at_max_iter_and_at_divergence(data):
-    model = nd.MLPClassifier(**{**SMALL, "learning_rate": "constant"}, max_iter=1)
+    model = nd.MLPClassifier(**{**SMALL, "learning_rate": "constant"}, max_iter=1, local_epochs=1)
     with pytest.warns(ConvergenceWarning, match=r"Maximum iterations \(1\)"):
         model.fit(*split(*data))
     model = nd.MLPClassifier(**SMALL, max_iter=3, outer_learning_rate=1e300)
@@ -133,16 +136,48 @@ def test_warns_at_max_iter_and_at_divergence(data):
     assert not hasattr(model, "model_")
 
 
-def test_batches_of_all_partitions_together_are_those_of_one_machine(data, monkeypatch):
+def test_batches_make_a_number_of_steps_of_an_epoch(data, monkeypatch):
     seen = []
     original = nbnet.MLPClassifier.partial_fit
     monkeypatch.setattr(
-        nbnet.MLPClassifier, "partial_fit", lambda self, X, y: seen.append(self.batch_size) or original(self, X, y)
+        nbnet.MLPClassifier,
+        "partial_fit",
+        lambda self, X, y, sample_weight: seen.append(self.batch_size) or original(self, X, y),
     )
-    for batch_size in ("auto", 40):
-        nd.MLPClassifier(**SMALL, max_iter=1, batch_size=batch_size).fit(*split(*data))
-    assert sorted(seen[:3]) == [31, 66, 66]
-    assert sorted(seen[3:]) == [31, 40, 40]
+    settings = dict(max_iter=1, local_epochs=1)
+    for steps, batch_size in ((64, "auto"), (1, "auto"), (1, 40)):
+        monkeypatch.setattr(estimators, "STEPS", steps)
+        nd.MLPClassifier(**SMALL, **settings, batch_size=batch_size).fit(*split(*data))
+    assert sorted(seen[:3]) == [31, 32, 32]
+    assert sorted(seen[3:6]) == [31, 66, 66]
+    assert sorted(seen[6:]) == [31, 40, 40]
+
+
+def test_parts_of_an_epoch_have_each_row_once():
+    pace = rounds.Pace.of(1 / 3)
+    assert pace == (1, 3)
+    for n_rows in (0, 2, 10):
+        for epoch in (0, 5):
+            parts = [pace.rows(7, 3 * epoch + part, n_rows) for part in range(3)]
+            assert sorted(np.concatenate(parts)) == list(range(n_rows))
+            assert max(map(len, parts)) - min(map(len, parts)) <= 1
+    assert not np.array_equal(pace.rows(7, 0, 10), pace.rows(7, 3, 10))
+    assert rounds.Pace.of(2) == (2, 1)
+    for local_epochs in (0.3, 0.75):
+        with pytest.raises(ValueError, match=f"one over an integer where it is below 1, got {local_epochs}"):
+            rounds.Pace.of(local_epochs)
+
+
+def test_rounds_of_a_part_record_one_entry_an_epoch(data, monkeypatch):
+    X, y = data[0][:5], data[1][:5]
+    model = nd.MLPClassifier(**SMALL, max_iter=3, local_epochs=0.2)
+    assert len(model.fit(*split(X, y, (1, 4)), classes=[0, 1, 2]).loss_curve_) == 3  # most parts have no row
+    assert model.model_.t_ == 15
+    calls, original = [], collections.compute
+    monkeypatch.setattr(collections, "compute", lambda tasks, client: calls.append(1) or original(tasks, client))
+    monkeypatch.setattr(rounds, "compute", collections.compute)
+    nd.MLPClassifier(**SMALL, max_iter=3, local_epochs=0.5).fit(*split(*data))
+    assert len(calls) == 1 + 6
 
 
 # ---------------------------------------------------------------- what partitions say together
@@ -151,10 +186,14 @@ def test_batches_of_all_partitions_together_are_those_of_one_machine(data, monke
 def test_moments_of_parts_are_those_of_the_whole(data, monkeypatch):
     monkeypatch.setattr(statistics, "BLOCK_ROWS", 7)
     X = data[0] + 1000
-    parts = [statistics.Moments.of(part) for part in np.split(X, [70, 101])]
+    weights = np.random.default_rng(0).integers(1, 3, len(X)).astype(float)
+    parts = [
+        statistics.Moments.of(*part) for part in zip(np.split(X, [70, 101]), np.split(weights, [70, 101]), strict=True)
+    ]
     merged = parts[0].plus(parts[1]).plus(parts[2])
-    np.testing.assert_allclose(merged.mean, X.mean(axis=0, dtype=np.float64))
-    np.testing.assert_allclose(merged.deviation, X.std(axis=0, dtype=np.float64), rtol=1e-9)
+    rows = X.repeat(weights.astype(int), axis=0)
+    np.testing.assert_allclose(merged.mean, rows.mean(axis=0, dtype=np.float64))
+    np.testing.assert_allclose(merged.deviation, rows.std(axis=0, dtype=np.float64), rtol=1e-9)
 
 
 @pytest.mark.parametrize("kind", ["standard", "robust"])
@@ -190,7 +229,54 @@ def test_balanced_weights_reach_the_partitions(data):
     assert digest(one) != digest(nd.MLPClassifier(**SMALL, max_iter=2).fit(*split(X, y)))
 
 
+def test_a_weight_of_zero_is_absence(data):
+    X, y = data
+    weights = np.random.default_rng(0).integers(0, 3, len(y)).astype(float)
+    kept = np.flatnonzero(weights)
+    sizes = tuple(int(np.sum((kept >= a) & (kept < b))) for a, b in ((0, 70), (70, 70), (70, 101), (101, 200)))
+    dX, dy = split(X, y)
+    for scaling in ("standard", "robust"):
+        model = nd.MLPClassifier(**SMALL, max_iter=2, input_scaling=scaling, class_weight="balanced")
+        whole = clone(model).fit(dX, dy, sample_weight=da.from_array(weights, chunks=90))
+        some = clone(model).fit(*split(X[kept], y[kept], sizes), sample_weight=split(X[kept], weights[kept], sizes)[1])
+        assert digest(whole) == digest(some)
+        expected = InputScaler.fit(scaling, X, np.arange(len(X)), weights)
+        np.testing.assert_allclose(whole.model_.input_center_, expected.center, atol=1e-6)
+    unweighted = clone(model).fit(*split(X[kept], y[kept], sizes))
+    assert digest(unweighted) != digest(some)
+
+
+@pytest.mark.slow_without_jit
+def test_weights_of_images_and_of_regression(data):
+    X, y = data
+    images, dy = da.from_array(X.reshape(-1, 2, 3), chunks=(SIZES, 2, 3)), split(X, y)[1]
+    weights = np.where(y == 1, 2.0, 1.0)
+    model = nd.ConvClassifier((4,), (), max_iter=1, learning_rate="cosine", random_state=0)
+    model.fit(images, dy, sample_weight=split(X, weights)[1])
+    one = nbnet.ConvClassifier((4,), (), max_iter=1, learning_rate="cosine").fit(X.reshape(-1, 2, 3), y, weights)
+    np.testing.assert_allclose(model.model_.channel_mean_, one.channel_mean_, rtol=1e-6)
+    np.testing.assert_allclose(model.model_.channel_deviation_, one.channel_deviation_, rtol=1e-6)
+    regressor = nd.MLPRegressor(**SMALL, max_iter=2)
+    heavy = clone(regressor).fit(*split(X, X[:, 0]), sample_weight=split(X, weights)[1])
+    assert digest_of_values(heavy) != digest_of_values(clone(regressor).fit(*split(X, X[:, 0])))
+
+
+def digest_of_values(model):
+    return model.model_.params_.tobytes()
+
+
 # ---------------------------------------------------------------- collections
+
+
+def test_a_list_of_delayed_partitions(data):
+    X, y = data
+    cuts = [slice(a, b) for a, b in ((0, 70), (70, 70), (70, 101), (101, 200))]
+    pieces, labels = [dask.delayed(X[cut]) for cut in cuts], [dask.delayed(y[cut]) for cut in cuts]
+    model = nd.MLPClassifier(**SMALL, max_iter=2)
+    fitted = clone(model).fit(pieces, labels)
+    assert digest(fitted) == digest(clone(model).fit(*split(X, y)))
+    np.testing.assert_array_equal(fitted.predict(pieces).compute(), fitted.model_.predict(X))
+    assert fitted.score(pieces, labels) == fitted.model_.score(X, y)
 
 
 def test_predictions_are_lazy_and_equal_those_in_memory(data):
@@ -264,7 +350,9 @@ def test_running_statistics_are_averaged_and_nothing_else(data):
     X, y = data
     images, dy = da.from_array(X.reshape(-1, 2, 3), chunks=(SIZES, 2, 3)), split(X, y)[1]
     plain, half = (
-        nd.ConvClassifier((4,), (), batch_norm=True, max_iter=1, learning_rate="cosine", random_state=0, **outer)
+        nd.ConvClassifier(
+            (4,), (), batch_norm=True, max_iter=1, learning_rate="cosine", random_state=0, local_epochs=1, **outer
+        )
         .fit(images, dy)
         .model_.batch_norms_[0]
         for outer in (dict(outer_momentum=0.0), dict(outer_learning_rate=0.5))
@@ -307,8 +395,17 @@ def test_errors_name_what_is_wrong(data):
     model = nd.MLPClassifier(**SMALL, max_iter=1)
     with pytest.raises(TypeError, match="X must be a Dask array, bag or dataframe, got ndarray"):
         model.fit(X, dy)
-    with pytest.raises(ValueError, match="local_epochs"):
-        nd.MLPClassifier(local_epochs=0).fit(dX, dy)
+    for local_epochs in (0, 1.5):
+        with pytest.raises(ValueError, match="local_epochs"):
+            nd.MLPClassifier(local_epochs=local_epochs).fit(dX, dy)
+    with pytest.raises(TypeError, match="sample_weight must be a Dask array, bag or dataframe, got ndarray"):
+        model.fit(dX, dy, sample_weight=np.ones(200))
+    with pytest.raises(ValueError, match="X has 4 partitions and sample_weight has 1"):
+        model.fit(dX, dy, sample_weight=da.ones(100, chunks=100))
+    with pytest.raises(ValueError, match=r"sample_weight must be finite and at least 0, .* not in partition [023]"):
+        model.fit(dX, dy, sample_weight=da.full(200, -1.0, chunks=(SIZES,)))
+    with pytest.raises(ValueError, match=r"rows in X and sample_weight of shape \(\d+, 1\)"):
+        model.fit(dX, dy, sample_weight=da.ones((200, 1), chunks=(SIZES, 1)))
     with pytest.raises(ValueError, match="X has 4 partitions and y has 2"):
         model.fit(dX[dX[:, 0] > -9], da.from_array(y, chunks=100))
     with pytest.raises(ValueError, match=r"Partition [23] has [39][19] rows in X and [58]0 in y"):
@@ -327,7 +424,7 @@ def test_constructor_is_that_of_the_ordinary_estimator():
     model = nd.MLPClassifier((3,), "tanh", outer_momentum=0.3)
     assert model.get_params() == {
         **nbnet.MLPClassifier((3,), "tanh").get_params(),
-        "local_epochs": 1,
+        "local_epochs": 0.25,
         "outer_learning_rate": model.outer_learning_rate,
         "outer_momentum": 0.3,
     }

@@ -1,106 +1,47 @@
-"""Estimators over Dask collections; what they fit is an ordinary estimator."""
+"""Estimators of tables and images over Dask collections; what they fit is an ordinary estimator."""
 
 from __future__ import annotations
 
-import inspect
-import warnings
 from copy import copy
-from numbers import Integral, Real
-from time import perf_counter
 from typing import Self
 
 import dask
 import numpy as np
-from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, is_classifier
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.metrics import accuracy_score, r2_score
-from sklearn.utils import _safe_indexing, check_random_state
-from sklearn.utils._param_validation import Interval
+from sklearn.base import RegressorMixin, is_classifier
+from sklearn.metrics import r2_score
+from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import check_is_fitted
 
-from .. import random, trainer
+from .. import trainer
 from ..estimators import conv, mlp
-from ..estimators.base import Call, unchanged_on_error
+from ..estimators.base import Call
 from ..estimators.image_input import flat_image_shape, shape_of_images
-from ..progress import EpochRecord, Progress
-from ..schedules import ends_at_max_iter
+from ..progress import Progress
 from . import collections
-from .rounds import OuterStep, Plan, mean_change, train
+from .base import DistributedClassifier, DistributedEstimator, constraints_of, constructor_of
+from .collections import Block
+from .rounds import Pace, Plan, Rounds
 from .statistics import check_shapes, merged_classes, merged_moments, merged_scaler, summarize
 
-OWN_PARAMETERS = {"local_epochs": 1, "outer_learning_rate": 1.0, "outer_momentum": 0.7}
-BATCH_ROWS, SMALLEST_BATCH = 200, 32  # of batch_size="auto": of all partitions together, and of each
+STEPS, SMALLEST_BATCH, LARGEST_BATCH = 64, 32, 200  # of batch_size="auto": steps an epoch on a partition; rows
 
 
-def constructor_of(local: type):
-    """`__init__` with the parameters of an ordinary estimator and `OWN_PARAMETERS`."""
-    own = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
-        for name, default in OWN_PARAMETERS.items()
-    ]
-    of_local = inspect.signature(local.__init__)
-    signature = of_local.replace(parameters=[*of_local.parameters.values(), *own])
+class TableEstimator(DistributedEstimator):
+    """An estimator of rows of X, be they of a table or images."""
 
-    def __init__(self, *args, **parameters):
-        bound = signature.bind(self, *args, **parameters)
-        bound.apply_defaults()
-        vars(self).update({name: value for name, value in bound.arguments.items() if name != "self"})
-
-    __init__.__signature__ = signature
-    return __init__
-
-
-def constraints_of(local: type) -> dict:
-    """Constraints of the parameters of `constructor_of`."""
-    return {
-        **local._parameter_constraints,
-        "local_epochs": [Interval(Integral, 1, None, closed="left")],
-        "outer_learning_rate": [Interval(Real, 0, None, closed="neither")],
-        "outer_momentum": [Interval(Real, 0, 1, closed="left")],
-    }
-
-
-class DistributedEstimator(BaseEstimator):
-    """Trains an ordinary estimator, `model_`, in rounds over partitions."""
-
-    _local: type  # the ordinary estimator
-
-    # ------------------------------------------------------------------ fit
-
-    def _fit(self, X, y, client, classes=None) -> Self:
-        self._validate_params()
-        self._check_parameters()
-        collections.check_collection(X, "X", self)
-        collections.check_collection(y, "y", self)
-        with unchanged_on_error(self):
-            partitions = collections.partitions_of(X, y, client)
-            about = dask.delayed(summarize)
-            wanted = is_classifier(self), self._scaling(), self._n_channels
-            summaries = collections.compute([about(partition, *wanted) for partition in partitions], client)
-            summaries = check_shapes(summaries, self)
-            seed = random.draw_seed(check_random_state(self.random_state))
-            model = self._start(summaries, classes, seed)
-            batch_size = self.batch_size
-            if batch_size == "auto":  # as many steps as on one machine, while the batches are worth a step
-                batch_size = max(SMALLEST_BATCH, BATCH_ROWS // len(summaries))
-            self._train(model, partitions, client, seed, batch_size)
-            self.model_ = model.set_params(**self._local_parameters())
-            for name in ("classes_", "n_features_in_", "feature_names_in_", "n_iter_", "loss_curve_", "history_"):
-                vars(self).pop(name, None)
-                if hasattr(model, name):
-                    setattr(self, name, getattr(model, name))
-        return self
-
-    def _check_parameters(self) -> None:
-        """Raise for what rounds over partitions cannot do."""
-        without = {"solver": "lbfgs", "learning_rate": "adaptive", "early_stopping": True, "warm_start": True}
-        for name, value in without.items():
-            if getattr(self, name) == value:
-                others = f"nbnet.{type(self).__name__}"
-                raise ValueError(f"{name}={value!r} is not available over partitions; {others} has it.")
-
-    def _local_parameters(self) -> dict:
-        return {name: value for name, value in self.get_params(deep=False).items() if name not in OWN_PARAMETERS}
+    def _prepare(self, partitions, client, classes, seed):
+        about, wanted = dask.delayed(summarize), (is_classifier(self), self._scaling(), self._n_channels)
+        summaries = collections.compute([about(partition, *wanted) for partition in partitions], client)
+        summaries = check_shapes(summaries, self)
+        model, pace = self._start(summaries, classes, seed), Pace.of(self.local_epochs)
+        sent = copy(model)
+        sent.params_, sent.batch_size = None, self.batch_size  # parameters travel anew in each round
+        n_rows = sum(summary.n_rows for summary in summaries)
+        if sent.batch_size == "auto":
+            sent.batch_size = int(np.clip(n_rows / len(summaries) / STEPS, SMALLEST_BATCH, LARGEST_BATCH))
+        sent.max_iter = self.max_iter * pace.n_parts  # so that the learning rate's schedule spans all rounds
+        outer_step = self.outer_learning_rate, self.outer_momentum, self._averaged_only(model)
+        return model, Rounds(Plan(sent, seed, pace), partitions, client, model.params_, outer_step, n_rows)
 
     def _scaling(self) -> str | None:
         """What `summarize` counts for the scale of the input."""
@@ -144,131 +85,8 @@ class DistributedEstimator(BaseEstimator):
         """Parameters that the outer step leaves to the mean, bool (n_params,)."""
         return np.zeros(model.params_.size, bool)
 
-    def _train(self, model, partitions: list, client, seed: int, batch_size: int) -> None:
-        """All rounds; sets the model's parameters and curves."""
-        progress, train_on = Progress.start(early_stopping=False), dask.delayed(train)
-        outer = OuterStep(model.params_, self.outer_learning_rate, self.outer_momentum, self._averaged_only(model))
-        sent = copy(model)
-        sent.params_, sent.batch_size = None, batch_size  # parameters travel anew in each round
-        plan = dask.delayed(Plan(sent, seed, self.local_epochs), traverse=False)
-        n_rounds, stopping = -(-self.max_iter // self.local_epochs), False
-        while progress.n_iter < n_rounds and not stopping:
-            started, round_number = perf_counter(), progress.n_iter
-            params = outer.params.astype(model.params_.dtype)
-            shared = dask.delayed(params, traverse=False)
-            tasks = [train_on(plan, shared, part, round_number, number) for number, part in enumerate(partitions)]
-            with np.errstate(over="ignore", invalid="ignore"):
-                mean = mean_change(collections.compute(tasks, client))
-                outer.apply(mean.change)
-                finite = np.isfinite(mean.loss) and np.isfinite(outer.params.astype(params.dtype)).all()
-            progress.record(
-                EpochRecord(loss=mean.loss if finite else np.nan, seconds=perf_counter() - started), mean.n_rows
-            )
-            if self.verbose:
-                print(trainer.verbose_line(progress, False))
-            if not finite:
-                self._report_divergence(round_number)
-                break
-            model.params_[:] = outer.params
-            progress.update_best(self.tol)
-            stopping = progress.no_improvement_count > self.n_iter_no_change
-        else:
-            if not stopping and not ends_at_max_iter(self.learning_rate):
-                warnings.warn(
-                    f"Stochastic Optimizer: Maximum iterations ({self.max_iter}) reached and the optimization hasn't "
-                    "converged yet.",
-                    ConvergenceWarning,
-                    stacklevel=4,
-                )
-        vars(model).update(progress.attributes())
 
-    def _report_divergence(self, round_number: int) -> None:
-        """Raise where there is no round to go back to, else warn."""
-        if round_number == 0:
-            raise ValueError(trainer.NON_FINITE_WEIGHTS)
-        warnings.warn(
-            f"Training diverged in round {round_number + 1}: loss or weights are no longer finite. The weights of the "
-            f"round before are kept. Lower learning_rate_init={self.learning_rate_init:g} or "
-            f"outer_learning_rate={self.outer_learning_rate:g}.",
-            ConvergenceWarning,
-            stacklevel=5,
-        )
-
-    # ------------------------------------------------------------------ predict
-
-    def _call(self, method: str, X, shape: tuple, dtype):
-        """``model_.method(X)``: lazy for a Dask collection, at once for anything else."""
-        if dask.is_dask_collection(X):
-            return collections.lazy(self.model_, method, X, shape, dtype)
-        return getattr(self.model_, method)(X)
-
-    def _score(self, metric, X, y, sample_weight) -> float:
-        (predictions,), (y, sample_weight) = dask.compute(self.predict(X)), dask.compute(y, sample_weight)
-        return float(metric(y, predictions, sample_weight=sample_weight))
-
-
-class DistributedClassifier(ClassifierMixin, DistributedEstimator):
-    """What the classifiers share."""
-
-    def fit(self, X, y, client=None, *, classes=None) -> Self:
-        """Fit the model in rounds over the partitions of X and y.
-
-        Parameters
-        ----------
-        X : Dask array or dataframe
-            The input. Its partitions stay where they are computed.
-        y : Dask array, series or bag
-            Class labels, in partitions of the same sizes.
-        client : distributed.Client, default=None
-            The cluster; None takes the current client, or else the threads of this process.
-        classes : array-like of shape (n_classes,), default=None
-            All classes; None gathers them from y.
-
-        Returns
-        -------
-        self : estimator
-            `model_` is the fitted ordinary estimator.
-        """
-        return self._fit(X, y, client, classes)
-
-    def predict(self, X):
-        """Most probable class of each row.
-
-        Parameters
-        ----------
-        X : Dask collection or array-like
-            As in `fit`.
-
-        Returns
-        -------
-        y : Dask array of shape (n_samples,), or ndarray where X is in memory
-            Predicted classes.
-        """
-        check_is_fitted(self, "model_")
-        return self._call("predict", X, (), self.classes_.dtype)
-
-    def predict_proba(self, X):
-        """Probability of each class.
-
-        Parameters
-        ----------
-        X : Dask collection or array-like
-            As in `fit`.
-
-        Returns
-        -------
-        probabilities : Dask array of shape (n_samples, n_classes), or ndarray where X is in memory
-            In the order of `classes_`.
-        """
-        check_is_fitted(self, "model_")
-        return self._call("predict_proba", X, (max(2, len(self.classes_)),), self.model_.params_.dtype)
-
-    def score(self, X, y, sample_weight=None) -> float:
-        """Accuracy, computed at once."""
-        return self._score(accuracy_score, X, y, sample_weight)
-
-
-class MLPClassifier(DistributedClassifier):
+class MLPClassifier(DistributedClassifier, TableEstimator):
     """`nbnet.MLPClassifier` over Dask collections.
 
     A round trains the network for `local_epochs` on each partition by itself, from the same weights; the changes are
@@ -305,7 +123,7 @@ class MLPClassifier(DistributedClassifier):
     __init__ = constructor_of(_local)
 
 
-class ConvClassifier(DistributedClassifier):
+class ConvClassifier(DistributedClassifier, TableEstimator):
     """`nbnet.ConvClassifier` over Dask arrays of images.
 
     Trained as `nbnet.dask.MLPClassifier` is; `normalize` takes means and deviations over all partitions. The running
@@ -344,7 +162,7 @@ class ConvClassifier(DistributedClassifier):
         features : Dask array of shape (n, n_features), or ndarray where X is in memory
         """
         check_is_fitted(self, "model_")
-        return self._call("transform", X, (self.model_._n_features_out,), self.model_.params_.dtype)
+        return self._call("transform", X, Block((self.model_._n_features_out,), self.model_.params_.dtype))
 
     def _scaling(self):
         return "channels" if self.normalize else None
@@ -368,7 +186,7 @@ class ConvClassifier(DistributedClassifier):
         return marked.params_ > 0
 
 
-class MLPRegressor(RegressorMixin, DistributedEstimator):
+class MLPRegressor(RegressorMixin, TableEstimator):
     """`nbnet.MLPRegressor` over Dask collections, trained as `nbnet.dask.MLPClassifier` is.
 
     Parameters
@@ -391,7 +209,7 @@ class MLPRegressor(RegressorMixin, DistributedEstimator):
     _parameter_constraints = constraints_of(_local)
     __init__ = constructor_of(_local)
 
-    def fit(self, X, y, client=None) -> Self:
+    def fit(self, X, y, client=None, *, sample_weight=None) -> Self:
         """Fit the model in rounds over the partitions of X and y.
 
         Parameters
@@ -402,13 +220,15 @@ class MLPRegressor(RegressorMixin, DistributedEstimator):
             Targets, in partitions of the same sizes.
         client : distributed.Client, default=None
             The cluster; None takes the current client, or else the threads of this process.
+        sample_weight : Dask array, series or bag, default=None
+            Weight of each row, in partitions of the same sizes: 0 is the row's absence, 2 the row twice.
 
         Returns
         -------
         self : MLPRegressor
             `model_` is the fitted ordinary estimator.
         """
-        return self._fit(X, y, client)
+        return self._fit(X, y, client, sample_weight)
 
     def predict(self, X):
         """Predicted value of each row.
@@ -424,7 +244,7 @@ class MLPRegressor(RegressorMixin, DistributedEstimator):
         """
         check_is_fitted(self, "model_")
         n_outputs = self.model_.n_outputs_
-        return self._call("predict", X, () if n_outputs == 1 else (n_outputs,), self.model_.params_.dtype)
+        return self._call("predict", X, Block(() if n_outputs == 1 else (n_outputs,), self.model_.params_.dtype))
 
     def score(self, X, y, sample_weight=None) -> float:
         """Coefficient of determination, computed at once."""

@@ -5,12 +5,46 @@ from __future__ import annotations
 from copy import copy
 from typing import Any, NamedTuple
 
+import dask
 import numpy as np
+from sklearn.utils import _safe_indexing
 
+from .. import random
 from ..trainer import OptimizerState, aligned_copy
-from .collections import Partition
+from .collections import Partition, compute
 
 NO_MOMENTS = np.empty(0)  # an optimizer that starts afresh, in the middle of a schedule
+
+
+class Pace(NamedTuple):
+    """How long a round is: `n_epochs` over a partition, or one of `n_parts` of an epoch."""
+
+    n_epochs: int
+    n_parts: int
+
+    @classmethod
+    def of(cls, local_epochs: float) -> Pace:
+        """From the parameter of the estimators."""
+        if local_epochs >= 1:
+            if local_epochs != int(local_epochs):
+                raise ValueError(f"local_epochs must be an integer or below 1, got {local_epochs}.")
+            return cls(int(local_epochs), 1)
+        n_parts = round(1 / local_epochs)
+        if abs(n_parts * local_epochs - 1) > 1e-6:
+            raise ValueError(f"local_epochs must be one over an integer where it is below 1, got {local_epochs}.")
+        return cls(1, n_parts)
+
+    def epochs_before(self, round_number: int) -> int:
+        """Epochs, or parts of an epoch, behind the partitions before a round."""
+        return round_number * self.n_epochs
+
+    def rows(self, seed: int, round_number: int, n_rows: int) -> np.ndarray | None:
+        """Rows of a partition that a round trains on; None: all. The parts of an epoch hold each row once."""
+        if self.n_parts == 1:
+            return None
+        epoch, part = divmod(round_number, self.n_parts)
+        order = random.permutation(seed, epoch, n_rows)
+        return np.sort(order[part * n_rows // self.n_parts : (part + 1) * n_rows // self.n_parts])
 
 
 class Change(NamedTuple):
@@ -18,25 +52,25 @@ class Change(NamedTuple):
 
     Attributes
     ----------
-    n_rows : int
-        Rows of the partition.
+    weight : float
+        Rows it has trained on, or the sum of their weights.
     loss : float
         Its training loss in the last epoch of the round.
     change : ndarray (n_params,)
         Parameters behind the round, less those before it.
     """
 
-    n_rows: int
+    weight: float
     loss: float
     change: np.ndarray
 
 
 class Plan(NamedTuple):
-    """What rounds have in common: the model without parameters, the key of all seeds, epochs of a round."""
+    """What rounds have in common: the model without parameters, the key of all seeds, the length of a round."""
 
     model: Any
     seed: int
-    local_epochs: int
+    pace: Pace
 
 
 def seed_of(seed: int, round_number: int, number: int) -> int:
@@ -50,10 +84,13 @@ def train(plan: Plan, params: np.ndarray, partition: Partition, round_number: in
     A pure function: another worker, or the same one again, gives the same bits. The schedule of learning rates goes on;
     moments of the optimizer begin anew: their means over the partitions, which would travel too, gained nothing.
     """
+    rows = plan.pace.rows(seed_of(plan.seed, 0, number), round_number, len(partition.X))
+    if rows is not None:
+        partition = Partition(*(None if part is None else _safe_indexing(part, rows) for part in partition))
     n_rows = len(partition.X)
     if n_rows == 0:
         return None
-    model, n_epochs = copy(plan.model), round_number * plan.local_epochs
+    model, n_epochs = copy(plan.model), plan.pace.epochs_before(round_number)
     model.set_params(
         random_state=seed_of(plan.seed, round_number, number),
         batch_size=min(model.batch_size, n_rows),
@@ -64,9 +101,12 @@ def train(plan: Plan, params: np.ndarray, partition: Partition, round_number: in
         t_=n_epochs * n_rows,
         _optimizer=OptimizerState(model.solver, NO_MOMENTS, n_epochs=n_epochs),
     )
-    for _ in range(plan.local_epochs):
-        model.partial_fit(partition.X, partition.y)
-    return Change(n_rows, float(model.loss_curve_[-1]), model.params_ - params)
+    # np.array copies: other machines' arrays are read-only, and kernels are compiled for others
+    weights = None if partition.weights is None else np.array(partition.weights)
+    for _ in range(plan.pace.n_epochs):
+        model.partial_fit(partition.X, partition.y, sample_weight=weights)
+    weight = n_rows if weights is None else float(weights.sum())
+    return Change(weight, float(model.loss_curve_[-1]), model.params_ - params)
 
 
 class OuterStep:
@@ -74,11 +114,11 @@ class OuterStep:
 
     Parameters
     ----------
-    params : ndarray (n_params,)
-        Where training starts.
+    params : float (n_params,)
+        Where training starts; updated in place.
     learning_rate, momentum : float
         r and m.
-    plain : bool (n_params,)
+    plain : bool (n_params,) or None
         Parameters that are averaged and nothing else: what batch norm has counted.
 
     Notes
@@ -87,24 +127,70 @@ class OuterStep:
     with r = 1 and m = 0 it is the averaging of Lin et al., Don't use large mini-batches, use local SGD, 2020.
     """
 
-    def __init__(self, params: np.ndarray, learning_rate: float, momentum: float, plain: np.ndarray):
-        self.params, self.velocity = params.astype(np.float64), np.zeros(params.size)
+    def __init__(self, params: np.ndarray, learning_rate: float, momentum: float, plain: np.ndarray | None = None):
+        self.params, self.velocity = params, np.zeros_like(params)
         self.learning_rate, self.momentum, self.plain = learning_rate, momentum, plain
 
     def apply(self, change: np.ndarray) -> None:
         """Move the parameters by what the mean `change` (n_params,) asks for."""
-        self.velocity = self.momentum * self.velocity + change
-        step = self.learning_rate * (change + self.momentum * self.velocity)
-        self.params += np.where(self.plain, change, step)
+        self.velocity *= self.momentum
+        self.velocity += change
+        step = self.momentum * self.velocity
+        step += change
+        step *= self.learning_rate
+        if self.plain is not None:
+            step[self.plain] = change[self.plain]
+        self.params += step
 
 
-def mean_change(changes: list[Change | None]) -> Change:
-    """Mean of changes and losses by rows, summed in float64 in the order of the partitions."""
+def mean_change(changes: list[Change | None]) -> Change | None:
+    """Mean of changes and losses by weight, summed in float64 in the order of the partitions; None where none is."""
     changes = [change for change in changes if change is not None]
-    n_rows = sum(change.n_rows for change in changes)
+    if not changes:
+        return None
+    weight = sum(change.weight for change in changes)
     mean, loss = np.zeros(changes[0].change.size), 0.0
     for change in changes:
-        share = change.n_rows / n_rows
+        share = change.weight / weight
         mean += share * change.change
         loss += share * change.loss
-    return Change(n_rows, loss, mean)
+    return Change(weight, loss, mean)
+
+
+class Rounds:
+    """Training of a network for tables or images.
+
+    Parameters
+    ----------
+    plan : Plan
+    partitions : list of delayed Partition
+    client : Client or None
+    params : ndarray (n_params,)
+        Where training starts.
+    outer_step : tuple (learning_rate, momentum, plain)
+        As in `OuterStep`.
+    n_rows : int
+        Of an epoch.
+    """
+
+    target_loss = -np.inf  # training ends behind an epoch of at most this loss
+
+    def __init__(self, plan: Plan, partitions: list, client, params: np.ndarray, outer_step: tuple, n_rows: int):
+        self.partitions, self.client, self.dtype, self.n_rows = partitions, client, params.dtype, n_rows
+        self.outer = OuterStep(params.astype(np.float64), *outer_step)
+        self.plan = dask.delayed(plan, traverse=False)
+
+    @property
+    def params(self) -> np.ndarray:
+        """The parameters reached so far, in the model's precision."""
+        return self.outer.params.astype(self.dtype)
+
+    def run(self, round_number: int) -> tuple[float, float]:
+        """One round; returns its loss and the weight of its rows."""
+        task, shared = dask.delayed(train), dask.delayed(self.params, traverse=False)
+        tasks = [task(self.plan, shared, part, round_number, number) for number, part in enumerate(self.partitions)]
+        mean = mean_change(compute(tasks, self.client))
+        if mean is None:  # no partition has a row in this part of the epoch
+            return 0.0, 0.0
+        self.outer.apply(mean.change)
+        return mean.loss, mean.weight

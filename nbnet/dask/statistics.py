@@ -20,29 +20,30 @@ class Moments(NamedTuple):
 
     Attributes
     ----------
-    n : int
-        Rows.
+    n : float
+        Rows, or the sum of their weights.
     mean, squares : float64 (n_columns,)
         Mean, and sum of the squared deviations from it.
     largest : float64 (n_columns,)
         Largest absolute value.
     """
 
-    n: int
+    n: float
     mean: np.ndarray
     squares: np.ndarray
     largest: np.ndarray
 
     @classmethod
-    def of(cls, values: np.ndarray) -> Moments:
-        """Moments of the columns of (n_rows, n_columns), of one row or more."""
-        blocks = (values[i : i + BLOCK_ROWS].astype(np.float64) for i in range(0, len(values), BLOCK_ROWS))
-        return reduce(Moments.plus, map(cls._of_block, blocks))
+    def of(cls, values: np.ndarray, weights: np.ndarray) -> Moments:
+        """Moments of the columns of (n_rows, n_columns), of one row or more, with `weights` (n_rows,)."""
+        blocks = (slice(i, i + BLOCK_ROWS) for i in range(0, len(values), BLOCK_ROWS))
+        return reduce(Moments.plus, (cls._of_block(values[b].astype(np.float64), weights[b]) for b in blocks))
 
     @classmethod
-    def _of_block(cls, block: np.ndarray) -> Moments:
-        mean = block.mean(axis=0)
-        return cls(len(block), mean, ((block - mean) ** 2).sum(axis=0), np.abs(block).max(axis=0))
+    def _of_block(cls, block: np.ndarray, weights: np.ndarray) -> Moments:
+        n = float(weights.sum())
+        mean = weights @ block / n
+        return cls(n, mean, weights @ (block - mean) ** 2, np.abs(block).max(axis=0))
 
     def plus(self, other: Moments) -> Moments:
         """Moments of the rows of both.
@@ -72,12 +73,12 @@ class Summary(NamedTuple):
         The first row.
     labels : ndarray or None
         Its distinct classes; None for a regressor.
-    counts : int64 or None
-        How often each occurs.
+    counts : float64 or None
+        Weight of the rows of each.
     moments : Moments or None
         Of columns or channels.
-    sample : ndarray or None
-        Rows at equal distances.
+    sample, sample_weights : ndarray or None
+        Rows at equal distances, and how many rows each stands for.
     """
 
     n_rows: int
@@ -87,6 +88,7 @@ class Summary(NamedTuple):
     counts: np.ndarray | None
     moments: Moments | None
     sample: np.ndarray | None
+    sample_weights: np.ndarray | None
 
 
 def summarize(partition: Partition, is_classifier: bool, scaling: str | None, n_channels) -> Summary | None:
@@ -101,25 +103,30 @@ def summarize(partition: Partition, is_classifier: bool, scaling: str | None, n_
     n_channels : callable
         ``n_channels(shape)`` of images whose rows have this shape.
     """
-    X, y = partition
+    X, y, weights = partition
     n_rows = len(X)
     if n_rows == 0:
         return None
-    labels = counts = moments = sample = None
+    weights = np.ones(n_rows) if weights is None else weights
+    labels = counts = moments = sample = sample_weights = None
     if is_classifier:
         if np.ndim(y) != 1:
             raise ValueError(f"y must have one label a row, but a partition has the shape {np.shape(y)}.")
-        labels, counts = np.unique(np.asarray(y), return_counts=True)
+        labels, numbers = np.unique(np.asarray(y), return_inverse=True)
+        counts = np.bincount(numbers, weights)
     values, shape = np.asarray(X), np.shape(X)[1:]
     if scaling == "channels":
-        moments = Moments.of(values.reshape(-1, n_channels(shape)))
+        channels = values.reshape(-1, n_channels(shape))
+        moments = Moments.of(channels, np.repeat(weights, len(channels) // n_rows))
     elif scaling == InputScaling.STANDARD:
-        moments = Moments.of(values)
+        moments = Moments.of(values, weights)
     elif scaling == InputScaling.ROBUST:
         n_sample = min(SAMPLE_ROWS, n_rows)
-        sample = values[np.arange(n_sample) * n_rows // n_sample].astype(np.float64)
+        rows = np.arange(n_sample) * n_rows // n_sample
+        sample = values[rows].astype(np.float64)
+        sample_weights = weights[rows] * (weights.sum() / weights[rows].sum())
     first = Partition(_safe_indexing(X, [0]), np.asarray(y)[:1])
-    return Summary(n_rows, shape, first, labels, counts, moments, sample)
+    return Summary(n_rows, shape, first, labels, counts, moments, sample, sample_weights)
 
 
 def check_shapes(summaries: list[Summary | None], estimator) -> list[Summary]:
@@ -141,7 +148,7 @@ def check_shapes(summaries: list[Summary | None], estimator) -> list[Summary]:
 
 
 def merged_classes(summaries: list[Summary], classes) -> tuple[np.ndarray, np.ndarray]:
-    """All classes, sorted, and how often each occurs; `classes` are those that the caller names, or None."""
+    """All classes, sorted, and the weight of the rows of each; `classes` are those that the caller names, or None."""
     found = np.unique(np.concatenate([summary.labels for summary in summaries]))
     if classes is not None:
         classes = np.unique(classes)
@@ -149,7 +156,7 @@ def merged_classes(summaries: list[Summary], classes) -> tuple[np.ndarray, np.nd
         if unknown.size:
             raise ValueError(f"`y` has classes not in `classes`={classes.tolist()}: {unknown.tolist()}.")
         found = classes
-    counts = np.zeros(len(found), np.int64)
+    counts = np.zeros(len(found))
     for summary in summaries:
         counts[np.searchsorted(found, summary.labels)] += summary.counts
     return found, counts
@@ -164,8 +171,8 @@ def merged_scaler(kind: str, summaries: list[Summary]) -> InputScaler:
     """Scaler of the columns: from the moments of all rows, or from quartiles of the samples, weighted by rows."""
     if kind == InputScaling.ROBUST:
         samples = np.concatenate([summary.sample for summary in summaries])
-        weights = [np.full(len(summary.sample), summary.n_rows / len(summary.sample)) for summary in summaries]
-        return InputScaler.fit(kind, samples, np.arange(len(samples)), np.concatenate(weights))
+        weights = np.concatenate([summary.sample_weights for summary in summaries])
+        return InputScaler.fit(kind, samples, np.arange(len(samples)), weights)
     moments = merged_moments(summaries)
     deviation = moments.deviation
     scale = np.divide(1.0, deviation, out=np.zeros_like(deviation), where=deviation > 0)
