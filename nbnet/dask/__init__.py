@@ -6,5 +6,6 @@ except ImportError as error:
     raise ImportError('nbnet.dask needs the package dask: pip install "nbnet[dask]".') from error
 
 from .estimators import ConvClassifier, MLPClassifier, MLPRegressor
+from .texts import TextEmbeddingClassifier
 
-__all__ = ["ConvClassifier", "MLPClassifier", "MLPRegressor"]
+__all__ = ["ConvClassifier", "MLPClassifier", "MLPRegressor", "TextEmbeddingClassifier"]

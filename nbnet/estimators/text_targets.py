@@ -72,11 +72,15 @@ class TextTargetsMixin:
         return encode_labels(targets, self.classes_, name)
 
     def _table(self, texts, labels, weights, class_weights) -> Table:
-        """Documents with their weights in the loss: a distribution has nothing to learn from one without labels."""
+        """Documents with their weights in the loss."""
+        return Table(texts, labels, weights, check_weights(self._loss_weights(labels, weights, class_weights), texts))
+
+    def _loss_weights(self, labels, weights, class_weights) -> np.ndarray:
+        """Sample weights times class weights; a distribution has nothing to learn from a document without labels."""
         loss_weights = weights if class_weights is None else weights * mean_of_labels(class_weights, labels)
         if self.loss != "one_vs_all":
             loss_weights = loss_weights * (labels.lengths > 0)
-        return Table(texts, labels, weights, check_weights(loss_weights, texts))
+        return loss_weights
 
     def _split(self, labels, documents, random_state):
         """Documents to train on, and documents held out for early stopping; two classes keep their shares."""
@@ -94,14 +98,16 @@ class TextTargetsMixin:
 
     def _learn_prior(self, table: Table, first_pass: bool, dtype) -> None:
         """Shares of the classes among the training documents of all calls."""
-        labels, weights = table.encoded, table.loss_weights
-        if self.loss != "one_vs_all":
-            weights = weights / np.maximum(labels.lengths, 1)
-        counts, total = labels.count(weights, len(self.classes_)), table.loss_weights.sum()
+        counts, total = self._count_classes(table.encoded, table.loss_weights)
         if not first_pass:
             counts, total = counts + self._class_counts[0], total + self._class_counts[1]
         self._class_counts = (counts, total)
         self.class_prior_ = (counts / total).astype(dtype)
+
+    def _count_classes(self, labels, loss_weights: np.ndarray) -> tuple[np.ndarray, float]:
+        """Weight of each class, of which a distribution shares one out among a document's labels, and of all."""
+        weights = loss_weights if self.loss == "one_vs_all" else loss_weights / np.maximum(labels.lengths, 1)
+        return labels.count(weights, len(self.classes_)), loss_weights.sum()
 
     def _score_predictions(self, labels, probabilities: np.ndarray, weights: np.ndarray | None) -> float:
         if self._multilabel:
