@@ -1,18 +1,21 @@
 """Accuracy of training in rounds over partitions, beside training on one machine for as many epochs.
 
-``python -m benchmarks.dask_rounds DATA`` reads the folders `adult` and `fashion_mnist` below DATA. The outer step is
-compared on a validation split of the training rows (the last sixth, shuffled); ``--test`` trains on all of them and
-scores the test rows.
+``python -m benchmarks.dask_rounds DATA`` reads the folders `adult`, `fashion_mnist` and `ag_news_21k` below DATA. Rules
+(``--local-epochs 0.25 1 --outer-momentum 0 0.7``) are compared on a validation split of the training rows (the last
+sixth, shuffled); ``--test`` trains on all of them and scores the test rows. Of each setting: mean and standard deviation
+over seeds, and the epochs made.
 """
 
 from __future__ import annotations
 
 import argparse
 import gzip
+import itertools
+import os
+import pickle
 from pathlib import Path
 
 import dask
-import dask.array as da
 import numpy as np
 import pandas as pd
 from sklearn.compose import make_column_transformer
@@ -21,8 +24,10 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 import nbnet
 import nbnet.dask
 
-OUTER_STEPS = ((1.0, 0.0), (1.0, 0.3), (1.0, 0.5), (1.0, 0.7), (0.7, 0.5), (0.7, 0.9))
-SETTINGS = dict(hidden_layer_sizes=(100,), learning_rate="one_cycle", learning_rate_init=0.003)
+from . import text_data
+
+TABLES = dict(hidden_layer_sizes=(100,), learning_rate="one_cycle", learning_rate_init=0.003, max_iter=10)
+PARTITIONS = (2, 4, 8)
 
 
 def adult(folder: Path):
@@ -52,46 +57,86 @@ def fashion_mnist(folder: Path):
     return arrays
 
 
-def score_rounds(data, n_partitions: int, seed: int, outer_step: tuple, max_iter: int) -> float:
-    """Accuracy in percent after training over partitions."""
-    X, y, X_test, y_test = data
-    sizes = -(-len(X) // n_partitions)
-    learning_rate, momentum = outer_step
-    model = nbnet.dask.MLPClassifier(
-        **SETTINGS, max_iter=max_iter, random_state=seed, outer_learning_rate=learning_rate, outer_momentum=momentum
-    )
-    model.fit(da.from_array(X, chunks=(sizes, -1)), da.from_array(y, chunks=sizes))
-    return 100 * model.model_.score(X_test, y_test)
+def ag_news_21k(folder: Path):
+    """Texts and labels."""
+    os.environ["NBNET_DATA"] = str(folder.parent)
+    return [np.array(part, object) for part in text_data.load(folder.name)]
 
 
-def score_one(data, seed: int, max_iter: int) -> float:
-    """Accuracy in percent after training on one machine."""
+SETS = {
+    adult: (nbnet.MLPClassifier, nbnet.dask.MLPClassifier, TABLES),
+    fashion_mnist: (nbnet.MLPClassifier, nbnet.dask.MLPClassifier, TABLES),
+    ag_news_21k: (nbnet.TextEmbeddingClassifier, nbnet.dask.TextEmbeddingClassifier, {}),  # until the target loss
+}
+
+
+def score(model, data, n_partitions: int) -> tuple[float, int, int]:
+    """Accuracy in percent; epochs made; bytes that go to all partitions and back in a round, or 0."""
     X, y, X_test, y_test = data
-    model = nbnet.MLPClassifier(**SETTINGS, max_iter=max_iter, random_state=seed).fit(X, y)
-    return 100 * model.score(X_test, y_test)
+    if not n_partitions:
+        model.fit(X, y)
+        return 100 * model.score(X_test, y_test), model.n_iter_, 0
+    sizes, sent = [], nbnet.dask.collections.compute
+
+    def counted(tasks, client):
+        results = sent(tasks, client)
+        sizes.append(sum(len(pickle.dumps(result)) for result in results))
+        return results
+
+    nbnet.dask.collections.compute = counted
+    try:
+        cuts = np.linspace(0, len(X), n_partitions + 1).astype(int).tolist()
+        pieces = [[dask.delayed(rows[a:b]) for a, b in itertools.pairwise(cuts)] for rows in (X, y)]
+        model.fit(*pieces)
+    finally:
+        nbnet.dask.collections.compute = sent
+    return 100 * model.model_.score(X_test, y_test), model.n_iter_, sizes[-1]
+
+
+def report(name: str, results: list) -> None:
+    """Print one line."""
+    scores, n_iter, n_bytes = np.array(results).T
+    line = f"{name:60} {scores.mean():6.2f} +- {scores.std(ddof=1) if scores.size > 1 else np.nan:.2f}"
+    print(f"{line}  epochs {n_iter.mean():.1f}  back a round {n_bytes.mean() / 1e6:.2f} MB", flush=True)
 
 
 def main() -> None:
     """Print one line a setting."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path)
-    parser.add_argument("--test", action="store_true", help="score the test rows with the defaults")
-    parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--sets", nargs="+", default=[load.__name__ for load in SETS])
+    parser.add_argument("--test", action="store_true", help="score the test rows")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, help="of each fit; default: 10, texts until their target loss")
+    parser.add_argument("--partitions", type=int, nargs="+", default=PARTITIONS)
+    parser.add_argument("--local-epochs", type=float, nargs="+", help="default: that of the estimator")
+    parser.add_argument("--outer-momentum", type=float, nargs="+", help="default: that of the estimator")
     arguments = parser.parse_args()
-    seeds, epochs = range(arguments.seeds), arguments.epochs
     dask.config.set(scheduler="synchronous")
-    for load in (adult, fashion_mnist):
+    for load, (one, distributed, settings) in SETS.items():
+        if load.__name__ not in arguments.sets:
+            continue
         X, y, X_test, y_test = load(arguments.data / load.__name__)
         order = np.random.default_rng(0).permutation(len(X))
         X, y = X[order], y[order]
         n = len(X) * 5 // 6
         data = (X, y, X_test, y_test) if arguments.test else (X[:n], y[:n], X[n:], y[n:])
-        print(load.__name__, "one machine", np.round([score_one(data, seed, epochs) for seed in seeds], 2), flush=True)
-        for n_partitions in (2, 4, 8):
-            for outer_step in ((1.0, 0.0), (1.0, 0.7)) if arguments.test else OUTER_STEPS:
-                scores = [score_rounds(data, n_partitions, seed, outer_step, epochs) for seed in seeds]
-                print(load.__name__, n_partitions, outer_step, np.round(scores, 2), flush=True)
+        if arguments.epochs is not None:
+            settings = settings | {"max_iter": arguments.epochs} | ({} if settings else {"target_loss": None})
+        seeds = range(arguments.seeds)
+        report(f"{load.__name__}, one machine", [score(one(**settings, random_state=s), data, 0) for s in seeds])
+        defaults = distributed()
+        rules = itertools.product(
+            arguments.partitions,
+            arguments.local_epochs or [defaults.local_epochs],
+            arguments.outer_momentum or [defaults.outer_momentum],
+        )
+        for n_partitions, local_epochs, outer_momentum in rules:
+            rule = dict(local_epochs=int(local_epochs) if local_epochs >= 1 else local_epochs)
+            rule |= dict(outer_momentum=outer_momentum)
+            models = [distributed(**settings, **rule, random_state=seed) for seed in seeds]
+            results = [score(model, data, n_partitions) for model in models]
+            report(f"{load.__name__}, {n_partitions} partitions, {rule}", results)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Training over Dask collections: the partitions decide, not the workers; on threads, and on clusters of processes."""
 
 import hashlib
+import itertools
 import os
 import pickle
 import signal
@@ -175,7 +176,6 @@ def test_rounds_of_a_part_record_one_entry_an_epoch(data, monkeypatch):
     assert model.model_.t_ == 15
     calls, original = [], collections.compute
     monkeypatch.setattr(collections, "compute", lambda tasks, client: calls.append(1) or original(tasks, client))
-    monkeypatch.setattr(rounds, "compute", collections.compute)
     nd.MLPClassifier(**SMALL, max_iter=3, local_epochs=0.5).fit(*split(*data))
     assert len(calls) == 1 + 6
 
@@ -490,33 +490,43 @@ def cluster():
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_same_bits_for_any_number_of_workers_and_when_one_dies(data, cluster, monkeypatch):
     dX, dy = split(*data)
-    model = nd.MLPClassifier(**SMALL, max_iter=4, dropout=0.1, input_scaling="standard", outer_momentum=0.5)
-    expected = digest(clone(model).fit(dX, dy))
-    assert digest(clone(model).fit(dX, dy, cluster(1))) == expected
-    client = cluster(2)
-    fitted = clone(model).fit(dX, dy, client)
-    assert digest(fitted) == expected
-    np.testing.assert_array_equal(client.compute(fitted.predict(dX)).result(), fitted.model_.predict(data[0]))
+    table = nd.MLPClassifier(**SMALL, max_iter=4, dropout=0.1, input_scaling="standard", outer_momentum=0.5)
+    table.set_params(local_epochs=1)
+    words = ["sea ship sail", "law judge court", "bread butter salt"]
+    texts = [f"{words[label]} word{i // 9}" for i, label in enumerate(data[1])]
+    starts = np.cumsum([0, *SIZES]).tolist()
+    pieces = [dask.delayed(texts[first:last]) for first, last in itertools.pairwise(starts)]
+    text = nd.TextEmbeddingClassifier(8, subword_range=(3, 3), max_iter=2, local_epochs=0.5, random_state=0)
+    cases = [(table, dX, 3), (text, pieces, 5)]  # estimator, X, call of `compute` in which a worker dies
+    expected = [digest(clone(model).fit(X, dy)) for model, X, _ in cases]
+    for n_workers in (1, 2):
+        client = cluster(n_workers)
+        fitted = [clone(model).fit(X, dy, client) for model, X, _ in cases]
+        assert [digest(model) for model in fitted] == expected
+    for model, X, in_memory in zip(fitted, (dX, pieces), (data[0], texts), strict=True):
+        np.testing.assert_array_equal(client.compute(model.predict(X)).result(), model.model_.predict(in_memory))
 
-    client, calls = cluster(4), []
+    client, calls, persisted = cluster(4), [], []
+    persist = collections.persist
 
     def killing(tasks, client):
         futures = client.compute(tasks)
         calls.append(len(tasks))
-        if len(calls) == 3:  # the second round
+        if len(calls) == fatal:  # the second round
             holders = [address for held in client.who_has(persisted).values() for address in held]
             os.kill(client.run(os.getpid, workers=holders[:1])[holders[0]], signal.SIGKILL)
         return client.gather(futures)
 
-    def remembering(*arguments):
-        persisted.extend(collections_partitions(*arguments))
+    def remembering(tasks, client):
+        persisted[:] = persist(tasks, client)
         return list(persisted)
 
-    persisted, collections_partitions = [], collections.partitions_of
     monkeypatch.setattr(collections, "compute", killing)
-    monkeypatch.setattr(collections, "partitions_of", remembering)
-    assert digest(clone(model).fit(dX, dy, client)) == expected
-    assert len(calls) == 5
+    monkeypatch.setattr(collections, "persist", remembering)
+    for (model, X, fatal), whole in zip(cases, expected, strict=True):
+        calls.clear()
+        assert digest(clone(model).fit(X, dy, client)) == whole
+        assert len(calls) > fatal
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")

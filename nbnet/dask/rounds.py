@@ -11,7 +11,8 @@ from sklearn.utils import _safe_indexing
 
 from .. import random
 from ..trainer import OptimizerState, aligned_copy
-from .collections import Partition, compute
+from . import collections
+from .collections import Partition
 
 NO_MOMENTS = np.empty(0)  # an optimizer that starts afresh, in the middle of a schedule
 
@@ -189,7 +190,7 @@ class Rounds:
         """One round; returns its loss and the weight of its rows."""
         task, shared = dask.delayed(train), dask.delayed(self.params, traverse=False)
         tasks = [task(self.plan, shared, part, round_number, number) for number, part in enumerate(self.partitions)]
-        mean = mean_change(compute(tasks, self.client))
+        mean = mean_change(collections.compute(tasks, self.client))
         if mean is None:  # no partition has a row in this part of the epoch
             return 0.0, 0.0
         self.outer.apply(mean.change)

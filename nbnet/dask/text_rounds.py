@@ -13,7 +13,7 @@ from ..estimators.run import Table
 from ..estimators.text_run import TextRun, build_network
 from ..progress import Progress
 from ..trainer import OptimizerState, aligned_copy
-from .collections import compute
+from . import collections
 from .rounds import NO_MOMENTS, OuterStep, Plan, seed_of
 from .text_partitions import Cut
 
@@ -124,7 +124,7 @@ class TextRounds:
             task(self.plan, dask.delayed(self._share(rows), traverse=False), self.cuts[number], round_number, number)
             for number, rows in numbered
         ]
-        changes = compute(tasks, self.client)
+        changes = collections.compute(tasks, self.client)
         if not changes:  # no partition has a document in this part of the epoch
             return 0.0, 0.0
         return self._apply([rows for _, rows in numbered], changes)
