@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
+import numpy as np
+from sklearn.utils.validation import _check_sample_weight
+
 __all__ = ["entity_f1", "entity_spans"]
 
 
@@ -45,7 +48,7 @@ def _is_inside(tag: str) -> bool:
     return tag.startswith(("B-", "I-"))
 
 
-def entity_f1(y_true: Sequence[Sequence[str]], y_pred: Sequence[Sequence[str]]) -> float:
+def entity_f1(y_true: Sequence[Sequence[str]], y_pred: Sequence[Sequence[str]], sample_weight=None) -> float:
     """``2 n_correct / (n_true + n_pred)``: F1 of whole entities over all sentences.
 
     A predicted entity is correct if one of the same first and last token and the same type is there. Without any
@@ -55,6 +58,8 @@ def entity_f1(y_true: Sequence[Sequence[str]], y_pred: Sequence[Sequence[str]]) 
     ----------
     y_true, y_pred : sequence of sequences of str
         Tags of the tokens of each sentence.
+    sample_weight : array-like of shape (n_sentences,), default=None
+        How much the entities of each sentence count.
 
     Returns
     -------
@@ -64,7 +69,7 @@ def entity_f1(y_true: Sequence[Sequence[str]], y_pred: Sequence[Sequence[str]]) 
     Raises
     ------
     ValueError
-        If a sentence has not as many predicted as true tags.
+        If a sentence has not as many predicted as true tags, and for weights that do not fit the sentences.
 
     Examples
     --------
@@ -74,11 +79,14 @@ def entity_f1(y_true: Sequence[Sequence[str]], y_pred: Sequence[Sequence[str]]) 
     """
     if len(y_true) != len(y_pred):
         raise ValueError(f"y_true has {len(y_true)} sentences, but y_pred has {len(y_pred)}.")
+    weights = [1] * len(y_true)
+    if sample_weight is not None:
+        weights = _check_sample_weight(sample_weight, y_true, dtype=np.float64).tolist()
     n_correct = n_spans = 0
-    for position, (true, predicted) in enumerate(zip(y_true, y_pred, strict=True)):
+    for position, (true, predicted, weight) in enumerate(zip(y_true, y_pred, weights, strict=True)):
         if len(true) != len(predicted):
             raise ValueError(f"Sentence {position} has {len(true)} tags in y_true, but {len(predicted)} in y_pred.")
         spans, found = set(entity_spans(true)), set(entity_spans(predicted))
-        n_correct += len(spans & found)
-        n_spans += len(spans) + len(found)
+        n_correct += weight * len(spans & found)
+        n_spans += weight * (len(spans) + len(found))
     return 2.0 * n_correct / n_spans if n_spans else 1.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from itertools import chain, pairwise
+from numbers import Integral
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ from .cpu.viterbi import viterbi
 
 SEPARATOR = "\x1f"  # between the features of a token: a unit separator has no other use in text
 MOST_FREQUENT = 5  # of classes of frequency: 0, 1, up to 3, 7, 15, and above
+NO_BIO_TAG = "none of 'O', 'B-...' and 'I-...'"
 SMOOTHING = 0.1  # added to the count of each transition
 
 # what a character looks like, and runs of it
@@ -70,12 +72,26 @@ def may_follow(before: str, tag: str) -> bool:
     return not tag.startswith("I-") or before in (tag, "B-" + tag[2:])
 
 
+def check_tag_names(tags: list, is_bio: bool) -> None:
+    """Raise unless these are names of tags: TypeError for what is no str, ValueError for what is not BIO."""
+    for tag in tags:
+        if not isinstance(tag, str):
+            raise TypeError(f"Tags must be str, but classes has {tag!r:.50}, {type(tag).__name__}.")
+        if is_bio and not is_bio_tag(tag):
+            raise ValueError(f"With tag_scheme='bio' classes must be BIO tags, but {tag!r} is {NO_BIO_TAG}.")
+
+
+def is_bio_tag(tag: str) -> bool:
+    """Whether this is "O", "B-x" or "I-x"."""
+    return tag == "O" or tag.startswith(("B-", "I-"))
+
+
 def check_bio(tags: list[list[str]], name: str) -> None:
     """Raise ValueError unless the tags are BIO and follow each other as BIO allows."""
     for position, of_sentence in enumerate(tags):
         for place, (before, tag) in enumerate(pairwise(["O", *of_sentence])):
-            if tag != "O" and not tag.startswith(("B-", "I-")):
-                problem = f"{tag!r} is none of 'O', 'B-...' and 'I-...'"
+            if not is_bio_tag(tag):
+                problem = f"{tag!r} is {NO_BIO_TAG}"
             elif not may_follow(before, tag):
                 problem = f"{tag!r} comes without 'B-{tag[2:]}' before it"
             else:
@@ -94,22 +110,30 @@ def shape_of(token: str) -> str:
     return "".join(next((look for test, look in LOOKS if test(letter)), letter) for letter in token)
 
 
+def checked_affix_range(bounds) -> tuple[int, int] | None:
+    """The bounds as a tuple; ValueError unless they are None or two integers."""
+    if bounds is None:
+        return None
+    if len(bounds) != 2 or not all(isinstance(n, Integral) for n in bounds) or not 1 <= bounds[0] <= bounds[1]:
+        raise ValueError(f"affix_range must be two integers (shortest, longest) from 1 on, got {bounds!r}.")
+    return tuple(bounds)
+
+
 class TokenFeatures:
     """What the network is told of tokens.
 
     Parameters
     ----------
-    sentences : list of lists of str
-        Those to learn from: how often a token occurs in them is a feature. A rare one is more often a name.
+    usage : Counter
+        How often each token occurs in the sentences to learn from, which is a feature: a rare one is more often a name.
     window : int
         Neighbors on each side whose features a token has too.
     affix_range : tuple (shortest, longest) or None
         Characters in prefixes and suffixes.
     """
 
-    def __init__(self, sentences: list[list[str]], window: int, affix_range: tuple[int, int] | None):
-        self.window, self.affix_range = window, affix_range
-        self.usage = Counter(chain.from_iterable(sentences))
+    def __init__(self, usage: Counter[str], window: int, affix_range: tuple[int, int] | None):
+        self.usage, self.window, self.affix_range = usage, window, affix_range
         self.usage_in_lower = Counter()
         for token, count in self.usage.items():
             self.usage_in_lower[token.lower()] += count
@@ -172,21 +196,27 @@ class Transitions(NamedTuple):
     after: np.ndarray  # float64 (n_tags, n_tags): after the tag of the row
 
 
-def transitions_of(tags: list[list[str]], classes: np.ndarray, is_bio: bool) -> Transitions:
-    """Logarithms of ``p(tag | tag before) / p(tag)``, from smoothed counts."""
+def count_transitions(tags: list[list[str]], weights: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """Weighted counts (n_tags + 1, n_tags) of the row's tag before the column's; the last row: begins of sentences."""
     number = {tag: k for k, tag in enumerate(classes.tolist())}
-    n_tags = len(number)
-    counts = np.full((n_tags + 1, n_tags), SMOOTHING)  # the last row: at the begin
-    for of_sentence in tags:
-        before = n_tags
+    counts = np.zeros((len(number) + 1, len(number)))
+    for of_sentence, weight in zip(tags, weights, strict=True):
+        before = len(number)
         for tag in of_sentence:
-            counts[before, number[tag]] += 1.0
+            counts[before, number[tag]] += weight
             before = number[tag]
+    return counts
+
+
+def transitions_of(counts: np.ndarray, classes: np.ndarray, is_bio: bool) -> Transitions:
+    """Logarithms of ``p(tag | tag before) / p(tag)``, from smoothed counts."""
+    counts = counts + SMOOTHING
     shares = counts.sum(axis=0) / counts.sum()
     gains = np.log(counts / counts.sum(axis=1, keepdims=True) / shares)
     if is_bio:
-        for row, before in enumerate([*number, "O"]):
-            gains[row, [not may_follow(before, tag) for tag in number]] = -np.inf
+        tags = classes.tolist()
+        for row, before in enumerate([*tags, "O"]):
+            gains[row, [not may_follow(before, tag) for tag in tags]] = -np.inf
     return Transitions(gains[-1].copy(), gains[:-1].copy())
 
 

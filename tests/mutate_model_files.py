@@ -190,6 +190,8 @@ def use(model) -> None:
     model.n_jobs = 1
     if name == "TextEmbeddingClassifier":
         X = TEXTS
+    elif name == "TokenTagger":
+        X = [text.split() for text in TEXTS]
     elif name == "ConvClassifier":
         if model.n_features_in_ > 10**6:  # a good model of images larger than are wanted here
             return
@@ -200,7 +202,7 @@ def use(model) -> None:
         y = model.predict(X)
     except (ValueError, OverflowError):
         return
-    assert y.shape[0] == len(X)
+    assert (len(y) if isinstance(y, list) else y.shape[0]) == len(X)
 
 
 def try_seed(seed: int, files: dict[str, bytes]) -> str:

@@ -11,9 +11,10 @@ from helpers import fit
 from numpy.testing import assert_array_equal
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
+from sklearn.utils import check_random_state
 
 import nbnet
-from nbnet import Augmentation, ConvClassifier, MLPClassifier, MLPRegressor, TextEmbeddingClassifier
+from nbnet import Augmentation, ConvClassifier, MLPClassifier, MLPRegressor, TextEmbeddingClassifier, TokenTagger
 from nbnet.estimators.stored import names
 from nbnet.model_files import encode
 
@@ -246,6 +247,57 @@ def test_a_vocabulary_that_has_grown(tmp_path):
     model.partial_fit(TEXTS[:4], LABELS[:4], classes=np.unique(LABELS)).partial_fit(TEXTS[4:], LABELS[4:])
     loaded = saved(model, tmp_path)
     assert_same(loaded, model, TEXTS)
+
+
+# ---------------------------------------------------------------- sentences
+
+SENTENCES = [text.split() for text in TEXTS] + [[], ["", "film"]]
+TAGS = [["B-x" if word in WORDS[:4] else "O" for word in sentence] for sentence in SENTENCES]
+TAGGER = dict(embedding_dim=3, min_df=1, **SHORT)
+TAGGERS = {
+    "default": TokenTagger(**TAGGER),
+    "deeper": TokenTagger(**TAGGER | {"hidden_layer_sizes": (3, 2)}, activation=["tanh", "relu"], dtype="float64"),
+    "no affixes": TokenTagger(**TAGGER, window=0, affix_range=None, tag_scheme=None),
+    "a list": TokenTagger(**TAGGER, affix_range=[2, 100], window=np.int64(1), early_stopping=True),
+}
+
+
+@pytest.mark.parametrize("name", TAGGERS)
+def test_taggers(name, tmp_path):
+    tagger = fit(clone(TAGGERS[name]), SENTENCES, TAGS)
+    loaded = saved(tagger, tmp_path)
+    assert set(vars(loaded)) == set(vars(tagger))
+    assert encode(loaded.get_params()) == encode(tagger.get_params())
+    given = [*SENTENCES, ["Something", "new", ""], []]
+    assert loaded.predict(given) == tagger.predict(given)
+    assert loaded.set_params(tag_scheme=None).predict(given) == tagger.set_params(tag_scheme=None).predict(given)
+    for a, b in zip(loaded.predict_proba(given), tagger.predict_proba(given), strict=True):
+        assert_array_equal(a, b)
+    assert loaded.n_iter_ == tagger.n_iter_
+    assert loaded.loss_curve_ == tagger.loss_curve_
+    assert_array_equal(loaded.classes_, tagger.classes_)
+    tagger.classifier_._optimizer = None
+    for one in (tagger, loaded):
+        one.set_params(early_stopping=False)
+        one.partial_fit([["new", "film"]], [["O", "B-x"]])
+    assert_array_equal(loaded.classifier_.params_, tagger.classifier_.params_)
+    assert_array_equal(loaded.transitions_.after, tagger.transitions_.after)
+
+
+def test_taggers_that_cannot_be_saved(tmp_path):
+    with pytest.raises(NotFittedError):
+        TokenTagger().save(tmp_path / "file")
+    for changes in ({"window": 101}, {"affix_range": (1, 101)}):
+        tagger = fit(TokenTagger(**TAGGER, **changes), SENTENCES[:2], TAGS[:2])
+        with pytest.raises(ValueError, match="go beyond 100"):
+            tagger.save(tmp_path / "file")
+
+
+def test_loading_draws_nothing_from_numpys_generator(tmp_path):
+    tagger = fit(TokenTagger(**TAGGER | {"random_state": None}), SENTENCES[:2], TAGS[:2])
+    before = check_random_state(None).get_state()[2]
+    saved(tagger, tmp_path)
+    assert check_random_state(None).get_state()[2] == before
 
 
 # ---------------------------------------------------------------- what no file can hold

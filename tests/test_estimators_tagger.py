@@ -1,7 +1,8 @@
 """`TokenTagger`: what it learns, promises and refuses."""
 
 import pickle
-from itertools import pairwise
+from collections import Counter
+from itertools import chain, pairwise
 
 import numpy as np
 import pytest
@@ -182,6 +183,99 @@ def test_one_tag_and_nothing_to_score():
     assert tagger.score([[]], [[]]) == tagger.score([], []) == 1.0
 
 
+# ---------------------------------------------------------------- weights
+
+
+def test_a_sentence_of_weight_zero_is_absent():
+    weighted = fit(TokenTagger(**TINY), X[:6], Y[:6], np.repeat([2.0, 0.0], 3))
+    without = fit(TokenTagger(**TINY), X[:3], Y[:3], np.full(3, 2.0))
+    assert_same(weighted, without)
+    with pytest.raises(ValueError, match="no token to learn from"):
+        TokenTagger(**TINY).fit([["a"], []], [["O"], []], [0.0, 1.0])
+
+
+def test_weights_are_those_of_tokens_and_transitions():
+    X_two, y_two = [["a", "a"], ["a", "a"]], [["B-x", "I-x"], ["O", "O"]]
+    tagger = fit(TokenTagger(embedding_dim=2, max_iter=30, min_df=1, window=0, random_state=0), X_two, y_two, [9, 1])
+    probabilities = dict(zip(tagger.classes_.tolist(), tagger.predict_proba([["a"]])[0][0], strict=True))
+    assert probabilities["O"] < 0.3
+    np.testing.assert_array_equal(tagger._transition_counts, [[0, 9, 0], [0, 0, 0], [0, 0, 1], [9, 0, 1]])
+    assert tagger.score(X_two, y_two, [1, 0]) == 1.0
+
+
+def test_weighted_score_of_tokens():
+    tagger = fit(TokenTagger(**TINY, tag_scheme=None), [["a", "a"]] * 2, [["X", "X"]] * 2)
+    tagger.classes_ = np.array(["X", "Y"])  # one that is never predicted
+    tagger._transition_counts = np.array([[9.0, 0], [0, 0], [9, 0]])
+    tagger.predict = lambda sentences: [["X"] * len(sentence) for sentence in sentences]
+    given = [["a"], ["b", "c"], []], [["X"], ["Y", "X"], []]
+    assert tagger.score(*given) == pytest.approx(2 / 3)
+    assert tagger.score(*given, [1, 2, 5]) == pytest.approx(3 / 5)
+
+
+def test_validation_sentences_have_weights():
+    losses = [
+        fit(TokenTagger(**TINY), X[:3], Y[:3], X_val=X_val, y_val=y_val, sample_weight_val=weights).history_["val_loss"]
+        for X_val, y_val, weights in (
+            (X_TEST[:2], Y_TEST[:2], [1.0, 0.0]),
+            (X_TEST[:1], Y_TEST[:1], None),
+            (X_TEST[:2], Y_TEST[:2], [1.0, 1.0]),
+        )
+    ]
+    assert losses[0] == losses[1] != losses[2]
+
+
+# ---------------------------------------------------------------- more sentences later
+
+
+def assert_same(one, other):
+    for name in ("first", "after"):
+        np.testing.assert_array_equal(getattr(one.transitions_, name), getattr(other.transitions_, name))
+    for a, b in zip(one.predict_proba(X_TEST), other.predict_proba(X_TEST), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.slow_without_jit
+def test_partial_fit_learns_from_parts():
+    tagger = TokenTagger(random_state=0, learning_rate="constant")
+    for _ in range(3):
+        for first in range(0, 120, 40):
+            tagger.partial_fit(X[first : first + 40], Y[first : first + 40], classes=sorted({*chain(*Y)}))
+    assert tagger.score(X_TEST, Y_TEST) > 0.95
+    assert len(tagger.loss_curve_) == 9
+    assert tagger._features.usage == Counter(3 * list(chain(*X)))
+    np.testing.assert_array_equal(tagger._transition_counts.sum(), 3 * len(list(chain(*Y))))
+
+
+def test_partial_fit_knows_new_words_and_keeps_what_it_was_on_errors():
+    tagger = TokenTagger(**TINY)
+    with pytest.raises(ValueError, match="classes must be passed on the first call"):
+        tagger.partial_fit(X[:2], Y[:2])
+    with pytest.raises(ValueError, match="'NN' is none of"):
+        tagger.partial_fit(X[:2], Y[:2], classes=["O", "NN"])
+    with pytest.raises(TypeError, match="classes has 1, int"):
+        tagger.partial_fit(X[:2], Y[:2], classes=[1, 2])
+    assert set(vars(tagger)) == set(tagger.get_params())
+    tagger.partial_fit(X[:3], Y[:3], classes=["B-new", *set(chain(*Y))])
+    network, kept = tagger.classifier_, pickle.loads(pickle.dumps(tagger))
+    refused = {
+        "early_stopping": (dict(early_stopping=True), Y[3:5], "early_stopping"),
+        "window": (dict(window=1), Y[3:5], "window=1 and affix_range"),
+        "embedding_dim": (dict(embedding_dim=9), Y[3:5], "layers of sizes"),
+        "tags": ({}, [["B-other"] * len(x) for x in X[3:5]], "B-other"),
+    }
+    for settings, y, match in refused.values():
+        defaults = {name: tagger.get_params()[name] for name in settings}
+        with pytest.raises(ValueError, match=match):
+            tagger.set_params(**settings).partial_fit(X[3:5], y)
+        tagger.set_params(**defaults)
+        assert_same(tagger, kept)
+    tagger.partial_fit([["Quux", "Quux"]], [["B-new", "O"]], X_val=X_TEST, y_val=Y_TEST)
+    assert tagger._features.usage["Quux"] == 2
+    assert len(tagger.history_["val_loss"]) == 2
+    np.testing.assert_array_equal(network.params_, kept.classifier_.params_)  # the new vectors are others
+
+
 # ---------------------------------------------------------------- features
 
 
@@ -190,18 +284,18 @@ def test_shape():
 
 
 def test_features_of_a_token_and_its_neighbors():
-    texts = TokenFeatures([], 1, (1, 2)).documents([["New", "york2"]])
+    texts = TokenFeatures(Counter(), 1, (1, 2)).documents([["New", "york2"]])
     first, second = (set(split_features(text)) for text in texts)
     assert {"token New", "lower new", "prefix n", "prefix ne", "suffix ew", "capital"} <= first
     assert {"+1 lower york2", "+1 shape xxxx0", "+1 runs x0", "-1 edge", "pair -  new"} <= first
     assert {"digit", "-1 lower new", "+1 edge", "pair - new york2", "pair + york2 "} <= second
     assert not any(feature.startswith(("+1 token", "+1 prefix")) for feature in first)
-    alone = split_features(TokenFeatures([], 0, None).documents([["New"]])[0])
+    alone = split_features(TokenFeatures(Counter(), 0, None).documents([["New"]])[0])
     assert alone == ["token New", "lower new", "shape Xxx", "runs Xx", "capital", "seen 0", "seen 0 Xx", "small 0 Xx"]
 
 
 def test_own_occurrence_does_not_count_while_learning():
-    features = TokenFeatures([["a", "A", "a", "b", "C"]], 0, None)
+    features = TokenFeatures(Counter("aAabC"), 0, None)
     learned, read = (
         [set(split_features(text)) for text in features.documents([["a", "A", "b", "C", "d"][:n]], learning)]
         for n, learning in ((4, True), (5, False))

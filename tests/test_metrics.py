@@ -34,6 +34,15 @@ def test_f1_counts_whole_entities_over_all_sentences():
     assert entity_f1([["O"]], [["O"]]) == 1.0
 
 
+def test_weights_of_sentences():
+    true, predicted = [["B-x", "B-y"], ["B-x"], ["O"]], [["B-x", "O"], ["B-y"], ["B-x"]]
+    assert entity_f1(true, predicted, [1, 1, 1]) == entity_f1(true, predicted) == 2 / 6
+    assert entity_f1(true, predicted, [3, 0.5, 0]) == pytest.approx(6 / 10)
+    assert entity_f1(true, predicted, [2, 0, 1]) == entity_f1(*([s[0], s[0], s[2]] for s in (true, predicted)))
+    with pytest.raises(ValueError, match="sample_weight"):
+        entity_f1(true, predicted, [1, 1])
+
+
 def test_unequal_lengths():
     with pytest.raises(ValueError, match="Sentence 1 has 2 tags in y_true, but 1 in y_pred"):
         entity_f1([["O"], ["O", "O"]], [["O"], ["O"]])

@@ -6,6 +6,11 @@ from __future__ import annotations
 class SavingMixin:
     """An estimator that a model file can hold."""
 
+    @property
+    def _trained(self):
+        """The estimator that has the weights and curves."""
+        return self
+
     def save(self, path) -> None:
         """Write the fitted estimator to a file that `nbnet.load` reads.
 

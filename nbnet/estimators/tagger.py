@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from copy import copy
 from itertools import chain
 from numbers import Integral, Real
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, _fit_context
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.multiclass import _check_partial_fit_first_call
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from ..metrics import entity_f1
 from ..tagging import (
@@ -20,13 +23,17 @@ from ..tagging import (
     best_tags,
     check_bio,
     check_sentences,
+    check_tag_names,
     check_tags,
+    checked_affix_range,
+    count_transitions,
     split_features,
     transitions_of,
 )
 from .base import unchanged_on_error
+from .saving import SavingMixin
 from .text import TextEmbeddingClassifier
-from .validation import check_validation_arguments
+from .validation import check_validation_arguments, check_weights
 
 BLOCK = 1024  # sentences that are read at a time: the features of a token are much longer than the token
 
@@ -38,7 +45,28 @@ OF_NETWORK = (
 FITTED_BY_NETWORK = ("classes_", "n_iter_", "loss_curve_", "history_")
 
 
-class TokenTagger(BaseEstimator):
+class Tagged(NamedTuple):
+    """Sentences to learn from or to validate on; none has weight 0."""
+
+    sentences: list[list[str]]
+    tags: list[list[str]]
+    weights: np.ndarray
+
+    def take(self, positions) -> Tagged:
+        """Some of the sentences."""
+        sentences, tags = ([items[i] for i in positions] for items in self[:2])
+        return Tagged(sentences, tags, self.weights[positions])
+
+    def usage(self) -> Counter[str]:
+        """How often each token occurs."""
+        return Counter(chain.from_iterable(self.sentences))
+
+    def targets(self) -> tuple[list[str], np.ndarray]:
+        """Tag and weight of each token."""
+        return list(chain(*self.tags)), np.repeat(self.weights, [len(tags) for tags in self.tags])
+
+
+class TokenTagger(SavingMixin, BaseEstimator):
     """Tagger of sentences: named entities, parts of speech, or words in text without blanks.
 
     A network sees each token with its neighbors: hashed features (the token, its lower-cased form, its prefixes and
@@ -133,10 +161,6 @@ class TokenTagger(BaseEstimator):
     TextEmbeddingClassifier : One label for a whole text.
     nbnet.metrics.entity_f1 : The score of entities.
 
-    Notes
-    -----
-    There is no model file for taggers yet; `pickle` and `joblib` keep them.
-
     References
     ----------
     Viterbi, Error bounds for convolutional codes and an asymptotically optimum decoding algorithm, 1967.
@@ -221,7 +245,7 @@ class TokenTagger(BaseEstimator):
         self.n_jobs = n_jobs
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y, *, X_val=None, y_val=None) -> Self:
+    def fit(self, X, y, sample_weight=None, *, X_val=None, y_val=None, sample_weight_val=None) -> Self:
         """Learn from sentences and the tags of their tokens.
 
         Parameters
@@ -230,9 +254,14 @@ class TokenTagger(BaseEstimator):
             The tokens of each sentence, for Chinese its characters: ``list(text)``. A sentence may be empty.
         y : sequence of sequences of str
             The tags of the tokens.
+        sample_weight : array-like of shape (n_sentences,), default=None
+            Weight of each sentence's tokens in the loss, and of its tags in the transitions. A sentence of weight 0 is
+            absent.
         X_val, y_val : as X and y, default=None
             Validation sentences. The loss on them is recorded after each epoch, and with ``early_stopping=True``
             decides when to stop, instead of that on a part of X.
+        sample_weight_val : array-like of shape (n_val_sentences,), default=None
+            Weights of the validation sentences.
 
         Returns
         -------
@@ -247,40 +276,68 @@ class TokenTagger(BaseEstimator):
             For other invalid input. The tagger is then as it was before.
         """
         with unchanged_on_error(self):
-            affix_range = self._checked_affix_range()
-            check_validation_arguments(X_val, y_val, None)
-            sentences, tags = self._checked(X, y, "X", "y")
+            affix_range = checked_affix_range(self.affix_range)
             random_state = check_random_state(self.random_state)
-            held_out = None
-            if X_val is not None:
-                held_out = self._checked(X_val, y_val, "X_val", "y_val")
-            elif self.early_stopping:  # whole sentences: the tokens of one know each other
-                sentences, of_val, tags, tags_of_val = train_test_split(
-                    sentences, tags, test_size=self.validation_fraction, random_state=random_state
+            network = self._network(random_state)
+            training, held_out = self._tagged(X, y, sample_weight, X_val, y_val, sample_weight_val)
+            if held_out is None and self.early_stopping:  # whole sentences: the tokens of one know each other
+                positions = train_test_split(
+                    np.arange(len(training.tags)), test_size=self.validation_fraction, random_state=random_state
                 )
-                held_out = of_val, tags_of_val
-            if not any(sentences):
-                raise ValueError(
-                    f"There is no token to learn from: X has {len(sentences)} sentences, all of them empty."
-                )
-
-            self._features = TokenFeatures(sentences, self.window, affix_range)
-            validation = {}
-            if held_out is not None:
-                validation = {"X_val": self._features.documents(held_out[0]), "y_val": list(chain(*held_out[1]))}
-            self.classifier_ = TextEmbeddingClassifier(
-                **{name: getattr(self, name) for name in OF_NETWORK},
-                analyzer=split_features,
-                token_weights=None,
-                sublinear_tf=False,
-                target_loss=None,
-                scoring="loss",
-                random_state=random_state.randint(np.iinfo(np.int32).max),
-            ).fit(self._features.documents(sentences, learning=True), list(chain(*tags)), **validation)
-            for name in FITTED_BY_NETWORK:
-                setattr(self, name, getattr(self.classifier_, name))
-            self.transitions_ = transitions_of(tags, self.classes_, self.tag_scheme == "bio")
+                training, held_out = map(training.take, positions)
+            self._features = TokenFeatures(training.usage(), self.window, affix_range)
+            network.fit(*self._arguments(training, learning=True), **self._validation(held_out))
+            self._learned(network, count_transitions(training.tags, training.weights, network.classes_))
         return self
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(
+        self, X, y, sample_weight=None, classes=None, *, X_val=None, y_val=None, sample_weight_val=None
+    ) -> Self:
+        """Go on with a single epoch over the given sentences, whose new features get vectors.
+
+        `min_df` counts in these sentences alone; how often tokens and transitions occur is that of all calls.
+
+        Parameters
+        ----------
+        X, y, sample_weight, X_val, y_val, sample_weight_val
+            As in `fit`. ``early_stopping=True`` needs X_val here.
+        classes : array-like of shape (n_tags,), default=None
+            All tags, in the first call; y need not have each of them.
+
+        Returns
+        -------
+        self : TokenTagger
+            The fitted tagger.
+        """
+        with unchanged_on_error(self):
+            affix_range = checked_affix_range(self.affix_range)
+            training, held_out = self._tagged(X, y, sample_weight, X_val, y_val, sample_weight_val)
+            if _check_partial_fit_first_call(self, classes):
+                check_tag_names(self.classes_.tolist(), self.tag_scheme == "bio")
+                network = self._network(check_random_state(self.random_state))
+                usage, counts = Counter(), 0.0
+            else:
+                fitted = self._features
+                if (self.window, affix_range) != (fitted.window, fitted.affix_range):
+                    raise ValueError(
+                        f"window={self.window!r} and affix_range={affix_range!r} differ from those of the fitted "
+                        f"features, {fitted.window!r} and {fitted.affix_range!r}; call fit to start anew."
+                    )
+                network = copy(self.classifier_).set_params(**{name: getattr(self, name) for name in OF_NETWORK})
+                usage, counts = fitted.usage, self._transition_counts
+            self._features = TokenFeatures(usage + training.usage(), self.window, affix_range)
+            learning = self._arguments(training, learning=True)
+            network.partial_fit(*learning, classes=self.classes_, **self._validation(held_out))
+            self._learned(network, counts + count_transitions(training.tags, training.weights, network.classes_))
+        return self
+
+    @property
+    def transitions_(self) -> Transitions:
+        """Transitions between tags, from counts, under the present `tag_scheme`."""
+        if "_transition_counts" not in vars(self):
+            raise AttributeError(f"{type(self).__name__!r} object is not fitted yet")
+        return transitions_of(self._transition_counts, self.classes_, self.tag_scheme == "bio")
 
     def predict(self, X) -> list[list[str]]:
         """Most probable tags of each sentence.
@@ -330,13 +387,15 @@ class TokenTagger(BaseEstimator):
         everything = np.concatenate([empty, *self._probabilities(sentences)])
         return np.split(everything, np.cumsum([len(sentence) for sentence in sentences]))[:-1]
 
-    def score(self, X, y) -> float:
+    def score(self, X, y, sample_weight=None) -> float:
         """F1 of the entities with ``tag_scheme="bio"``, else the share of tokens with the right tag.
 
         Parameters
         ----------
         X, y : sequence of sequences of str
             Sentences and their tags.
+        sample_weight : array-like of shape (n_sentences,), default=None
+            How much the entities, or the tokens, of each sentence count.
 
         Returns
         -------
@@ -355,24 +414,65 @@ class TokenTagger(BaseEstimator):
             raise ValueError(f"y has tags that were not there in fit: {unknown}; known are {self.classes_.tolist()}.")
         predicted = self.predict(sentences)
         if self.tag_scheme == "bio":
-            return entity_f1(tags, predicted)
+            return entity_f1(tags, predicted, sample_weight)
         correct = [a == b for a, b in zip(chain(*tags), chain(*predicted), strict=True)]
-        return float(np.mean(correct)) if correct else 1.0  # as the F1 where there is nothing to find
+        if not correct:
+            return 1.0  # as the F1 where there is nothing to find
+        weights = None
+        if sample_weight is not None:
+            weights = np.repeat(_check_sample_weight(sample_weight, sentences), [len(of) for of in sentences])
+        return float(np.average(correct, weights=weights))
 
-    def _checked_affix_range(self) -> tuple[int, int] | None:
-        bounds = self.affix_range
-        if bounds is None:
-            return None
-        if len(bounds) != 2 or not all(isinstance(n, Integral) for n in bounds) or not 1 <= bounds[0] <= bounds[1]:
-            raise ValueError(f"affix_range must be two integers (shortest, longest) from 1 on, got {bounds!r}.")
-        return tuple(bounds)
+    def _network(self, random_state) -> TextEmbeddingClassifier:
+        """The network of these parameters, not fitted."""
+        return TextEmbeddingClassifier(
+            **{name: getattr(self, name) for name in OF_NETWORK},
+            analyzer=split_features,
+            token_weights=None,
+            sublinear_tf=False,
+            target_loss=None,
+            scoring="loss",
+            random_state=random_state.randint(np.iinfo(np.int32).max),
+        )
 
-    def _checked(self, X, y, of: str, name: str) -> tuple[list[list[str]], list[list[str]]]:
-        sentences = check_sentences(X, of)
-        tags = check_tags(y, sentences, name, of)
+    def _tagged(self, X, y, sample_weight, X_val, y_val, sample_weight_val) -> tuple[Tagged, Tagged | None]:
+        """Validated sentences to learn from, and those to validate on."""
+        check_validation_arguments(X_val, y_val, sample_weight_val)
+        training = self._checked(X, y, sample_weight, ("X", "y", "sample_weight"))
+        if not any(training.sentences):
+            raise ValueError(
+                f"There is no token to learn from: X has {len(training.sentences)} sentences, all of them empty."
+            )
+        if X_val is None:
+            return training, None
+        return training, self._checked(X_val, y_val, sample_weight_val, ("X_val", "y_val", "sample_weight_val"))
+
+    def _checked(self, X, y, sample_weight, names: tuple[str, str, str]) -> Tagged:
+        sentences = check_sentences(X, names[0])
+        tags = check_tags(y, sentences, names[1], names[0])
         if self.tag_scheme == "bio":
-            check_bio(tags, name)
-        return sentences, tags
+            check_bio(tags, names[1])
+        weights = check_weights(sample_weight, np.empty(len(sentences)), names[2])
+        return Tagged(sentences, tags, weights).take(np.flatnonzero(weights))
+
+    def _arguments(self, tagged: Tagged, learning: bool):
+        """What the network learns from: documents, labels and weights, one of each a token."""
+        return self._features.documents(tagged.sentences, learning), *tagged.targets()
+
+    def _validation(self, held_out: Tagged | None) -> dict:
+        if held_out is None:
+            return {}
+        return dict(zip(("X_val", "y_val", "sample_weight_val"), self._arguments(held_out, False), strict=True))
+
+    def _learned(self, network: TextEmbeddingClassifier, transition_counts: np.ndarray) -> None:
+        """Set the trained network and how often tags follow each other."""
+        self.classifier_, self._transition_counts = network, transition_counts
+        for name in FITTED_BY_NETWORK:
+            setattr(self, name, getattr(network, name))
+
+    @property
+    def _trained(self) -> TextEmbeddingClassifier:
+        return self.classifier_
 
     def _read(self, X) -> list[list[str]]:
         check_is_fitted(self, "classifier_")

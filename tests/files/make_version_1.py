@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from nbnet import ConvClassifier, MLPClassifier, MLPRegressor, TextEmbeddingClassifier
+from nbnet import ConvClassifier, MLPClassifier, MLPRegressor, TextEmbeddingClassifier, TokenTagger
 
 HERE = Path(__file__).parent
 
@@ -29,14 +29,22 @@ def texts() -> list[str]:
     return [" ".join(words[(i * k) % 8] for k in (1, 2, 3, 5)) for i in range(8)]
 
 
+def sentences() -> tuple[list[list[str]], list[list[str]]]:
+    """Twelve sentences of three tokens, and tags of the tokens."""
+    names, verbs = ["Ada", "Åsa", "Bo"], ["saw", "met"]
+    X = [[names[i % 3], verbs[i % 2], ["Oslo", "中国", "Ada"][i // 2 % 3]] for i in range(12)]
+    return X, [["B-name", "O", "B-name" if x[2] == "Ada" else "B-place"] for x in X]
+
+
 def input_of(name: str):
     """What the model of this name predicts from."""
-    return {"mlp": table, "conv": images, "text": texts}[name.split("_")[0]]()
+    return {"mlp": table, "conv": images, "text": texts, "tagger": lambda: sentences()[0]}[name.split("_")[0]]()
 
 
 def predictions_of(model, name: str) -> list:
     """Rows of probabilities, or predicted values."""
-    return getattr(model, "predict_proba", model.predict)(input_of(name)).tolist()
+    predictions = getattr(model, "predict_proba", model.predict)(input_of(name))
+    return np.concatenate(list(predictions)).tolist() if name == "tagger" else predictions.tolist()
 
 
 def models() -> dict:
@@ -55,6 +63,7 @@ def models() -> dict:
         "text_classifier": TextEmbeddingClassifier(
             hidden_layer_sizes=(3,), loss="hierarchical_softmax", subword_range=(3, 4), pooling="attention", **own
         ).fit(texts(), np.arange(8) % 4),
+        "tagger": TokenTagger(4, (2,), window=1, affix_range=(1, 2), max_iter=3, random_state=0).fit(*sentences()),
         "text_labels": TextEmbeddingClassifier(loss="one_vs_all", **own).fit(texts(), sp.csr_array(indicator)),
     }
 

@@ -41,6 +41,7 @@ KINDS = {
     "MLPRegressor": Kind("mlp", "tables"),
     "ConvClassifier": Kind("conv", "images"),
     "TextEmbeddingClassifier": Kind("text", "texts"),
+    "TokenTagger": Kind("tagger", "taggers"),
 }
 
 
@@ -56,20 +57,21 @@ def parts_of(name: str):
 
 def save(estimator, path) -> None:
     """Write a fitted estimator to a file: the method `save` of the estimators."""
-    check_is_fitted(estimator, "params_")
+    check_is_fitted(estimator)
     estimator._validate_params()
     check_n_jobs(estimator.n_jobs)
     name = type(estimator).__name__
     if name not in KINDS or type(estimator) is not class_named(name):
         raise ValueError(f"{name} is none of the estimators that model files know: {sorted(KINDS)}.")
-    if not np.isfinite(estimator.params_).all():
+    trained = estimator._trained
+    if not np.isfinite(trained.params_).all():
         raise ValueError("params_ has numbers that are not finite; a model file holds finite weights only.")
-    arrays = tensors_of(estimator.network_.layers, estimator.params_)
+    arrays = tensors_of(trained.network_.layers, trained.params_)
     header = {
         "estimator": name,
         "parameters": encode_parameters(estimator),
-        "dtype": estimator.params_.dtype.name,
-        "progress": encode_progress(vars(estimator), arrays),
+        "dtype": trained.params_.dtype.name,
+        "progress": encode_progress(vars(trained), arrays),
     }
     parts_of(name).describe(estimator, header, arrays)
     write_file(path, "model", header, arrays)
@@ -89,7 +91,7 @@ def load(path):
 
     Returns
     -------
-    estimator : MLPClassifier, MLPRegressor, TextEmbeddingClassifier or ConvClassifier
+    estimator : MLPClassifier, MLPRegressor, TextEmbeddingClassifier, ConvClassifier or TokenTagger
         The fitted estimator.
 
     Raises
@@ -129,8 +131,9 @@ def restored(header: Fields, arrays: Arrays):
     header.finish()
     params = read_tensors(network, arrays, dtype)
     arrays.finish()
-    vars(estimator).update(progress)
-    vars(estimator).update(params_=params, network_=network, _latest_params=None, _optimizer=None)
+    trained = estimator._trained
+    vars(trained).update(progress)
+    vars(trained).update(params_=params, network_=network, _latest_params=None, _optimizer=None)
     if hasattr(parts_of(name), "complete"):
         parts_of(name).complete(estimator)
     return estimator

@@ -34,14 +34,20 @@ INDEX_TYPES = {
 
 
 def describe(estimator, header: dict, arrays: dict) -> None:
-    """Add vocabulary, layers, and what the labels are."""
-    index, layers, tree = estimator._index, estimator.network_.layers, estimator._tree
+    """Add how texts are cut, vocabulary, layers, and what the labels are."""
+    analysis = estimator._index.analysis
     try:
-        check_sizes(index.analysis, estimator.embeddings_.shape)
-        analysis = {name: encode(getattr(index.analysis, field)) for name, field in ANALYSIS.items()}
+        check_sizes(analysis, estimator.embeddings_.shape)
+        header["analysis"] = {name: encode(getattr(analysis, field)) for name, field in ANALYSIS.items()}
     except (TypeError, ModelFileError) as error:
         raise ValueError(f"The vocabulary cannot be saved: {error}") from None
-    header["analysis"], header["n_documents"] = analysis, int(index.n_documents)
+    describe_learned(estimator, header, arrays)
+
+
+def describe_learned(estimator, header: dict, arrays: dict) -> None:
+    """Add all but how texts are cut."""
+    index, layers, tree = estimator._index, estimator.network_.layers, estimator._tree
+    header["n_documents"] = int(index.n_documents)
     arrays.update({f"index.{name}": array for name, array in index.to_arrays().items()})
 
     header["pooling"], header["dropout"] = Pooling(layers[0]["pooling"]).name.lower(), float(layers[0]["dropout"])
@@ -60,8 +66,12 @@ def describe(estimator, header: dict, arrays: dict) -> None:
 
 def restore(estimator, header: Fields, arrays: Arrays, dtype) -> Network:
     """Inverse of `describe`."""
+    return restore_learned(estimator, restored_analysis(header.fields("analysis")), header, arrays, dtype)
+
+
+def restore_learned(estimator, analysis: Analysis, header: Fields, arrays: Arrays, dtype) -> Network:
+    """Inverse of `describe_learned`."""
     backend = trainer.backend_for(estimator.device, "text_session")
-    analysis = restored_analysis(header.fields("analysis"))
     n_rows, dim = table_shape = arrays.shape("layers.0.weight")
     check_sizes(analysis, table_shape)
     parts = {name: arrays.take(f"index.{name}", dtype, (None,)).copy() for name, dtype in INDEX_TYPES.items()}
