@@ -127,13 +127,15 @@ class TokenFeatures:
     usage : Counter
         How often each token occurs in the sentences to learn from, which is a feature: a rare one is more often a name.
     window : int
-        Neighbors on each side whose features a token has too.
+        Neighbors on each side whose features a token has too, with their distance.
+    context : int
+        Neighbors on each side whose lower-cased forms are features, at whatever distance: what the text is about.
     affix_range : tuple (shortest, longest) or None
         Characters in prefixes and suffixes.
     """
 
-    def __init__(self, usage: Counter[str], window: int, affix_range: tuple[int, int] | None):
-        self.usage, self.window, self.affix_range = usage, window, affix_range
+    def __init__(self, usage: Counter[str], window: int, context: int, affix_range: tuple[int, int] | None):
+        self.usage, self.window, self.context, self.affix_range = usage, window, context, affix_range
         self.usage_in_lower = Counter()
         for token, count in self.usage.items():
             self.usage_in_lower[token.lower()] += count
@@ -177,6 +179,8 @@ class TokenFeatures:
                 if self.window:
                     before, at, after = lower[i : i + 3]
                     parts += [f"pair - {before} {at}", f"pair + {at} {after}"]
+                around = lower[max(1, i + 1 - self.context) : i + 1] + lower[i + 2 : -1][: self.context]
+                parts += [f"near {other}" for other in dict.fromkeys(around)]
                 documents.append(SEPARATOR.join(parts))
         return documents
 

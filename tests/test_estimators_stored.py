@@ -257,7 +257,7 @@ TAGGER = dict(embedding_dim=3, min_df=1, **SHORT)
 TAGGERS = {
     "default": TokenTagger(**TAGGER),
     "deeper": TokenTagger(**TAGGER | {"hidden_layer_sizes": (3, 2)}, activation=["tanh", "relu"], dtype="float64"),
-    "no affixes": TokenTagger(**TAGGER, window=0, affix_range=None, tag_scheme=None),
+    "no affixes": TokenTagger(**TAGGER, window=0, context=0, affix_range=None, tag_scheme=None),
     "a list": TokenTagger(**TAGGER, affix_range=[2, 100], window=np.int64(1), early_stopping=True),
 }
 
@@ -287,9 +287,9 @@ def test_taggers(name, tmp_path):
 def test_taggers_that_cannot_be_saved(tmp_path):
     with pytest.raises(NotFittedError):
         TokenTagger().save(tmp_path / "file")
-    for changes in ({"window": 101}, {"affix_range": (1, 101)}):
+    for changes in ({"window": 101}, {"context": 101}, {"affix_range": (1, 101)}):
         tagger = fit(TokenTagger(**TAGGER, **changes), SENTENCES[:2], TAGS[:2])
-        with pytest.raises(ValueError, match="go beyond 100"):
+        with pytest.raises(ValueError, match=f"{next(iter(changes))}=.* goes beyond 100"):
             tagger.save(tmp_path / "file")
 
 

@@ -260,7 +260,7 @@ def test_partial_fit_knows_new_words_and_keeps_what_it_was_on_errors():
     network, kept = tagger.classifier_, pickle.loads(pickle.dumps(tagger))
     refused = {
         "early_stopping": (dict(early_stopping=True), Y[3:5], "early_stopping"),
-        "window": (dict(window=1), Y[3:5], "window=1 and affix_range"),
+        "window": (dict(window=1), Y[3:5], "window=1 differs"),
         "embedding_dim": (dict(embedding_dim=9), Y[3:5], "layers of sizes"),
         "tags": ({}, [["B-other"] * len(x) for x in X[3:5]], "B-other"),
     }
@@ -284,18 +284,24 @@ def test_shape():
 
 
 def test_features_of_a_token_and_its_neighbors():
-    texts = TokenFeatures(Counter(), 1, (1, 2)).documents([["New", "york2"]])
+    texts = TokenFeatures(Counter(), 1, 0, (1, 2)).documents([["New", "york2"]])
     first, second = (set(split_features(text)) for text in texts)
     assert {"token New", "lower new", "prefix n", "prefix ne", "suffix ew", "capital"} <= first
     assert {"+1 lower york2", "+1 shape xxxx0", "+1 runs x0", "-1 edge", "pair -  new"} <= first
     assert {"digit", "-1 lower new", "+1 edge", "pair - new york2", "pair + york2 "} <= second
     assert not any(feature.startswith(("+1 token", "+1 prefix")) for feature in first)
-    alone = split_features(TokenFeatures(Counter(), 0, None).documents([["New"]])[0])
+    alone = split_features(TokenFeatures(Counter(), 0, 0, None).documents([["New"]])[0])
     assert alone == ["token New", "lower new", "shape Xxx", "runs Xx", "capital", "seen 0", "seen 0 Xx", "small 0 Xx"]
 
 
+def test_words_of_the_context_are_features_wherever_they_stand():
+    documents = TokenFeatures(Counter(), 0, 2, None).documents([list("aBcbd"), ["e"], []])
+    near = [[feature[5:] for feature in split_features(text) if feature.startswith("near ")] for text in documents]
+    assert near == [["b", "c"], ["a", "c", "b"], ["a", "b", "d"], ["b", "c", "d"], ["c", "b"], []]
+
+
 def test_own_occurrence_does_not_count_while_learning():
-    features = TokenFeatures(Counter("aAabC"), 0, None)
+    features = TokenFeatures(Counter("aAabC"), 0, 0, None)
     learned, read = (
         [set(split_features(text)) for text in features.documents([["a", "A", "b", "C", "d"][:n]], learning)]
         for n, learning in ((4, True), (5, False))

@@ -70,8 +70,9 @@ class TokenTagger(SavingMixin, BaseEstimator):
     """Tagger of sentences: named entities, parts of speech, or words in text without blanks.
 
     A network sees each token with its neighbors: hashed features (the token, its lower-cased form, its prefixes and
-    suffixes, its shape, how often it was seen) have vectors, those of a token and of the `window` around it are summed,
-    and layers above compute how probable each tag is. The tags of a sentence are then those that maximize::
+    suffixes, its shape, how often it was seen) have vectors, those of a token and of the `window` around it are summed
+    with those of the words in its wider `context`, and layers above compute how probable each tag is. The tags of a
+    sentence are then those that maximize::
 
         sum over i of log p(t_i | tokens around i) + transition_weight * log(p(t_i | t_(i-1)) / p(t_i))
 
@@ -87,7 +88,11 @@ class TokenTagger(SavingMixin, BaseEstimator):
         Number of units of each hidden layer above the summed vectors.
 
     window : int, default=2
-        Neighbors on each side whose features a token has too.
+        Neighbors on each side whose features a token has too, each distance for itself.
+
+    context : int, default=8
+        Neighbors on each side whose lower-cased forms are features of a token, whatever their distance: they say what
+        the text is about.
 
     affix_range : tuple (shortest, longest) or None, default=(1, 4)
         Characters in the prefixes and suffixes of a token.
@@ -103,7 +108,7 @@ class TokenTagger(SavingMixin, BaseEstimator):
     transition_weight : float, default=0.3
         Weight of the transitions between tags. Neighbors are seen by the network already: 1 would count them twice.
 
-    entity_bias : float, default=1.0
+    entity_bias : float, default=2.0
         Added to the score of all tags but "O" with ``tag_scheme="bio"``. Where entities are rare a network misses more
         of them than it makes up: F1 wants both to be balanced. Can be changed after `fit`.
 
@@ -178,6 +183,7 @@ class TokenTagger(SavingMixin, BaseEstimator):
     _parameter_constraints: dict = {
         **{name: TextEmbeddingClassifier._parameter_constraints[name] for name in OF_NETWORK},
         "window": [Interval(Integral, 0, None, closed="left")],
+        "context": [Interval(Integral, 0, None, closed="left")],
         "affix_range": [tuple, list, None],
         "min_df": [Interval(Integral, 1, None, closed="left")],
         "tag_scheme": [StrOptions({"bio"}), None],
@@ -193,11 +199,12 @@ class TokenTagger(SavingMixin, BaseEstimator):
         hidden_layer_sizes=(),
         *,
         window=2,
+        context=8,
         affix_range=(1, 4),
         min_df=2,
         tag_scheme="bio",
         transition_weight=0.3,
-        entity_bias=1.0,
+        entity_bias=2.0,
         activation="relu",
         solver="adagrad",
         alpha=0.0,
@@ -220,6 +227,7 @@ class TokenTagger(SavingMixin, BaseEstimator):
         self.embedding_dim = embedding_dim
         self.hidden_layer_sizes = hidden_layer_sizes
         self.window = window
+        self.context = context
         self.affix_range = affix_range
         self.min_df = min_df
         self.tag_scheme = tag_scheme
@@ -285,7 +293,7 @@ class TokenTagger(SavingMixin, BaseEstimator):
                     np.arange(len(training.tags)), test_size=self.validation_fraction, random_state=random_state
                 )
                 training, held_out = map(training.take, positions)
-            self._features = TokenFeatures(training.usage(), self.window, affix_range)
+            self._features = TokenFeatures(training.usage(), self.window, self.context, affix_range)
             network.fit(*self._arguments(training, learning=True), **self._validation(held_out))
             self._learned(network, count_transitions(training.tags, training.weights, network.classes_))
         return self
@@ -319,14 +327,15 @@ class TokenTagger(SavingMixin, BaseEstimator):
                 usage, counts = Counter(), 0.0
             else:
                 fitted = self._features
-                if (self.window, affix_range) != (fitted.window, fitted.affix_range):
-                    raise ValueError(
-                        f"window={self.window!r} and affix_range={affix_range!r} differ from those of the fitted "
-                        f"features, {fitted.window!r} and {fitted.affix_range!r}; call fit to start anew."
-                    )
+                for name, value in (("window", self.window), ("context", self.context), ("affix_range", affix_range)):
+                    if value != getattr(fitted, name):
+                        raise ValueError(
+                            f"{name}={value!r} differs from that of the fitted features, {getattr(fitted, name)!r}; "
+                            "call fit to start anew."
+                        )
                 network = copy(self.classifier_).set_params(**{name: getattr(self, name) for name in OF_NETWORK})
                 usage, counts = fitted.usage, self._transition_counts
-            self._features = TokenFeatures(usage + training.usage(), self.window, affix_range)
+            self._features = TokenFeatures(usage + training.usage(), self.window, self.context, affix_range)
             learning = self._arguments(training, learning=True)
             network.partial_fit(*learning, classes=self.classes_, **self._validation(held_out))
             self._learned(network, counts + count_transitions(training.tags, training.weights, network.classes_))

@@ -21,8 +21,9 @@ MOST_COUNTED = 2.0**53
 def describe(tagger, header: dict, arrays: dict) -> None:
     """Add the network, what the features of tokens are made of, and how often tags follow each other."""
     features = tagger._features
-    check_sizes(features.window, features.affix_range)
-    header["window"], header["affix_range"] = int(features.window), encode(features.affix_range)
+    check_sizes(features)
+    header["window"], header["context"] = int(features.window), int(features.context)
+    header["affix_range"] = encode(features.affix_range)
     tokens = [token.encode("utf-8", "surrogatepass") for token in features.usage]
     arrays["usage.text"] = np.frombuffer(b"".join(tokens), np.uint8)
     arrays["usage.starts"] = np.cumsum([0, *map(len, tokens)], dtype=np.int64)
@@ -33,10 +34,10 @@ def describe(tagger, header: dict, arrays: dict) -> None:
 
 def restore(tagger, header: Fields, arrays: Arrays, dtype) -> Network:
     """Inverse of `describe`."""
-    window = header.integer("window", 0, MOST_NEIGHBORS)
+    window, context = (header.integer(name, 0, MOST_NEIGHBORS) for name in ("window", "context"))
     affix_range = checked_affix_range(header.value("affix_range", tuple, type(None)))
-    check_sizes(window, affix_range)
-    tagger._features = TokenFeatures(restored_usage(arrays), window, affix_range)
+    tagger._features = TokenFeatures(restored_usage(arrays), window, context, affix_range)
+    check_sizes(tagger._features)
     seed = 0 if tagger.random_state is None else tagger.random_state  # None shall not draw from NumPy's generator here
     network = tagger._network(check_random_state(seed))
     layers = restore_learned(network, network._analysis(), header, arrays, dtype)
@@ -56,12 +57,13 @@ def complete(tagger) -> None:
     tagger._learned(tagger.classifier_, tagger._transition_counts)
 
 
-def check_sizes(window: int, affix_range: tuple[int, int] | None) -> None:
+def check_sizes(features: TokenFeatures) -> None:
     """Raise where the features of a sentence take memory out of proportion to it."""
-    if window > MOST_NEIGHBORS or (affix_range is not None and affix_range[1] > MOST_LENGTHS):
-        raise ModelFileError(
-            f"window={window} and affix_range={affix_range} go beyond {MOST_NEIGHBORS} and {MOST_LENGTHS}."
-        )
+    limits = {"window": MOST_NEIGHBORS, "context": MOST_NEIGHBORS, "affix_range": MOST_LENGTHS}
+    for name, most in limits.items():
+        value = getattr(features, name)
+        if np.max(value or 0) > most:
+            raise ModelFileError(f"{name}={value} in a model file goes beyond {most}.")
 
 
 def restored_usage(arrays: Arrays) -> Counter[str]:
