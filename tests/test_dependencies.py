@@ -61,6 +61,7 @@ MAY_IMPORT = {
         "vocabulary",
     },
     "labeling": {"estimators"},
+    "model_selection": {"estimators"},
     "dask": {"estimators", "progress", "random", "schedules", "token_counts", "tokens", "trainer"},
     "plotting": {"inspection"},
     "datasets": set(),

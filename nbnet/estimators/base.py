@@ -20,8 +20,9 @@ from ..network import ACTIVATION_CODES
 from ..progress import PROGRESS_ATTRIBUTES
 from ..schedules import LEARNING_RATES
 from .callbacks import CALLBACK_ATTRIBUTES, CallbackHooks, CallbackSupportMixin, has_callbacks
-from .run import Encoded, Output, Run, Table
+from .run import Encoded, Job, Output, Run, Table
 from .saving import SavingMixin
+from .shared import SharedRows
 from .validation import DeviceOptions, check_checkpoint, check_range, check_validation_arguments, check_weights
 
 
@@ -149,46 +150,55 @@ class BaseNetwork(SavingMixin, CallbackSupportMixin, BaseEstimator, metaclass=AB
         checkpoint=None,
         checkpoint_every=1,
     ) -> Self:
+        if isinstance(X, SharedRows):
+            X = X if self.solver != "lbfgs" else X.given_rows()  # L-BFGS reads every row that it is given
         with unchanged_on_error(self), ExitStack() as stack:
             check_checkpoint(self, checkpoint, checkpoint_every)
             backend = trainer.backend_for(self.device, self._session_kind)
-            first = "params_" not in vars(self) or not (self.warm_start or incremental)
             check_validation_arguments(X_val, y_val, sample_weight_val)
-            table, class_weights = self._training_table(X, y, sample_weight, first, incremental)
-            dtype = self._fitted_dtype(table.X, first)
-            rows = np.arange(table.X.shape[0])
-            if not table.loss_weights.all():
-                rows = np.flatnonzero(table.loss_weights)  # a weight of 0 is the row's absence
-            random_state = check_random_state(self.random_state)
-            seed = random.draw_seed(random_state)
-            held_out = None
-            if X_val is not None:
-                held_out = self._validation_table(X_val, y_val, sample_weight_val, class_weights, dtype)
-            elif self.early_stopping and incremental:
-                raise ValueError("partial_fit does not support early_stopping=True")
-            elif self.early_stopping and self.solver != "lbfgs":
-                rows, held_out_rows = self._split(table.encoded, rows, random_state)
-                held_out = table.take(held_out_rows)
-
-            output = self._output(table.encoded)
-            self.n_outputs_, self.out_activation_ = output.n_outputs, output.activation
-            run = self._prepare_run(backend, table, rows, output, Call(first, incremental, dtype, seed))
+            validation = X_val, y_val, sample_weight_val
+            job = self._prepare_fit(backend, X, y, sample_weight, validation, incremental)
             if checkpoint is not None:
-                run.use(stack, checkpoint, checkpoint_every, (table, rows, held_out), first)
+                job.run.use(stack, checkpoint, checkpoint_every, (job.table, job.rows, job.held_out), job.first)
             hooks = None
             if has_callbacks(self) and not incremental:
+                run = job.run
                 hooks = CallbackHooks(self, self.max_iter - run.n_iter_before, run.attributes, X, y, sample_weight)
-            data = trainer.Data(run.training_rows(table.X), run.targets(table), rows)
-            validation = None
-            if held_out is not None:
-                validation = trainer.Validation(run.rows(held_out.X), run.targets(held_out), run.scorer(held_out))
-            attributes = run.train(data, validation, hooks, first, incremental)
-            for name in PROGRESS_ATTRIBUTES:
-                vars(self).pop(name, None)
-            vars(self).update(attributes)
+            self._finish_fit(job.run.train(*job.data(), hooks, job.first, incremental))
             if hooks is not None:
                 hooks.fit_end(self.params_)
         return self
+
+    def _prepare_fit(self, backend, X, y, sample_weight, validation, incremental: bool) -> Job:
+        """Everything that comes before the training itself; `validation` is (X_val, y_val, sample_weight_val)."""
+        X_val, y_val, sample_weight_val = validation
+        first = "params_" not in vars(self) or not (self.warm_start or incremental)
+        table, class_weights = self._training_table(X, y, sample_weight, first, incremental)
+        dtype = self._fitted_dtype(table.X, first)
+        rows = X.numbers if isinstance(X, SharedRows) else np.arange(table.X.shape[0])
+        if not table.loss_weights[rows].all():
+            rows = rows[table.loss_weights[rows] > 0]  # a weight of 0 is the row's absence
+        random_state = check_random_state(self.random_state)
+        seed = random.draw_seed(random_state)
+        held_out = None
+        if X_val is not None:
+            held_out = self._validation_table(X_val, y_val, sample_weight_val, class_weights, dtype)
+        elif self.early_stopping and incremental:
+            raise ValueError("partial_fit does not support early_stopping=True")
+        elif self.early_stopping and self.solver != "lbfgs":
+            rows, held_out_rows = self._split(table.encoded, rows, random_state)
+            held_out = table.take(held_out_rows)
+
+        output = self._output(table.encoded)
+        self.n_outputs_, self.out_activation_ = output.n_outputs, output.activation
+        run = self._prepare_run(backend, table, rows, output, Call(first, incremental, dtype, seed))
+        return Job(run, table, rows, held_out, first)
+
+    def _finish_fit(self, attributes: dict) -> None:
+        """Everything that comes after the training: its results become attributes."""
+        for name in PROGRESS_ATTRIBUTES:
+            vars(self).pop(name, None)
+        vars(self).update(attributes)
 
     def _fitted_dtype(self, X, first: bool) -> np.dtype:
         """Precision of the fitted arrays: `dtype` if set, else the one fitted before, else that of X."""
@@ -200,14 +210,16 @@ class BaseNetwork(SavingMixin, CallbackSupportMixin, BaseEstimator, metaclass=AB
 
     def _training_table(self, X, y, sample_weight, first: bool, incremental: bool):
         """Validated training rows, and the class weights learned from them; X keeps its precision."""
+        shared = X if isinstance(X, SharedRows) else None
         X, y = self._validate_input(X, y, reset=first, incremental=incremental)
         dtype = self._fitted_dtype(X, first)
         check_range(X, dtype)
-        weights = check_weights(sample_weight, X)
+        weights = check_weights(sample_weight, y)
         encoded = self._encode(y, dtype)
         class_weights = self._class_weights(encoded, weights, incremental)
-        loss_weights = check_weights(self._row_weights(encoded, weights, class_weights), X)
-        return Table(X, encoded, weights, loss_weights), class_weights
+        loss_weights = check_weights(self._row_weights(encoded, weights, class_weights), y)
+        table = Table(X, encoded, weights, loss_weights)
+        return table if shared is None else table.spread(shared.numbers), class_weights
 
     def _validation_table(self, X_val, y_val, sample_weight_val, class_weights, dtype) -> Table:
         """Validated rows of the user's validation set."""

@@ -42,6 +42,10 @@ class Encoded(NamedTuple):
             self.original[rows],
         )
 
+    def spread(self, numbers: np.ndarray, n: int) -> Encoded:
+        """As rows `numbers` of `n`, the others with targets that mean nothing."""
+        return Encoded(*(spread(part, numbers, n) if len(part) else part for part in self))
+
 
 class Table(NamedTuple):
     """Validated rows, to train or to validate on.
@@ -66,6 +70,19 @@ class Table(NamedTuple):
     def take(self, rows: np.ndarray) -> Table:
         """Some of the rows."""
         return Table(self.X[rows], self.encoded.take(rows), self.weights[rows], self.loss_weights[rows])
+
+    def spread(self, numbers: np.ndarray) -> Table:
+        """For targets and weights of the rows `numbers` of X only: those of all rows, the others with a weight of 0."""
+        n = self.X.shape[0]
+        weights, loss_weights = (spread(part, numbers, n) for part in (self.weights, self.loss_weights))
+        return Table(self.X, self.encoded.spread(numbers, n), weights, loss_weights)
+
+
+def spread(part: np.ndarray, numbers: np.ndarray, n: int) -> np.ndarray:
+    """Array of `n` rows whose rows `numbers` are those of `part`; the others are zero."""
+    whole = np.zeros((n, *part.shape[1:]), part.dtype)
+    whole[numbers] = part
+    return whole
 
 
 def targets_of(table: Table, backend, n_outputs: int, dtype):
@@ -205,6 +222,39 @@ class Run(ABC):
         if incremental and outcome.latest_params is not outcome.params:
             attributes["_latest_params"] = outcome.latest_params
         return attributes
+
+
+class Job(NamedTuple):
+    """A call of fit or partial_fit that is ready to train.
+
+    Attributes
+    ----------
+    run : Run
+        Network and starting point.
+    table : Table
+        Holds the training rows, and maybe others.
+    rows : int (n_training_rows,)
+        Their numbers.
+    held_out : Table or None
+        Rows to validate on.
+    first : bool
+        Whether training starts with new parameters.
+    """
+
+    run: Run
+    table: Table
+    rows: np.ndarray
+    held_out: Table | None
+    first: bool
+
+    def data(self) -> tuple[trainer.Data, trainer.Validation | None]:
+        """What to train on and what to validate on, on the run's device."""
+        run, validation = self.run, None
+        data = trainer.Data(run.training_rows(self.table.X), run.targets(self.table), self.rows)
+        if self.held_out is not None:
+            held_out = self.held_out
+            validation = trainer.Validation(run.rows(held_out.X), run.targets(held_out), run.scorer(held_out))
+        return data, validation
 
 
 class TableRun(Run):

@@ -14,7 +14,9 @@ from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_array, check_consistent_length, validate_data
 
 from ..network import ACTIVATION_CODES, Activation
+from .shared import SharedRows
 
+TABLE_DTYPES = (np.float64, np.float32)
 CATEGORICAL_HINT = (
     "{error} Columns that are not numeric: {columns}. Encode them first, for example with a ColumnTransformer that "
     "passes them through OneHotEncoder; the user guide has a recipe under 'Categorical columns'."
@@ -76,12 +78,31 @@ def canonical_table(X):
     return X
 
 
+def share(X) -> SharedRows:
+    """A table that many fits read, validated here, once.
+
+    Raises
+    ------
+    ValueError
+        scikit-learn's, where X is not valid.
+    """
+    return SharedRows(X, canonical_table(check_array(X, accept_sparse=["csr", "csc"], dtype=TABLE_DTYPES)))
+
+
 def validate_table(estimator, X, y="no_validation", **options):
-    """`validate_data` for tables: dense or CSR, with a hint where columns of a data frame are not numeric."""
+    """`validate_data` for tables: dense or CSR, with a hint where columns of a data frame are not numeric.
+
+    `SharedRows` are valid. With the rows' y, the whole table comes back beside it; without, a copy of the rows.
+    """
+    if isinstance(X, SharedRows):
+        if isinstance(y, str):
+            validate_data(estimator, X.given, reset=options["reset"], skip_check_array=True)
+            return X.table[X.numbers]
+        y = validate_data(estimator, y=y, **options)
+        validate_data(estimator, X.given, reset=options["reset"], skip_check_array=True)
+        return X.table, y
     try:
-        checked = validate_data(
-            estimator, X, y, accept_sparse=["csr", "csc"], dtype=(np.float64, np.float32), **options
-        )
+        checked = validate_data(estimator, X, y, accept_sparse=["csr", "csc"], dtype=TABLE_DTYPES, **options)
     except ValueError as error:
         columns = non_numeric_columns(X)
         if not columns or "convert" not in str(error):
