@@ -136,6 +136,41 @@ def everything(all_activations: bool):
             wide = np.broadcast_to(np.zeros(1, dtype), (n_rows, width))
             for activation in (Activation.RELU, Activation.GELU):
                 yield dtype, launches(wide, Loss.HUBER, activation, Optimizer.SGD, width=width, batch_size=n_rows)
+        yield from ((dtype, launches_of_team(table, *kind)) for kind in kinds_of_teams(dtype, all_activations))
+
+
+def kinds_of_teams(dtype: str, all_activations: bool):
+    """(loss, activation, optimizer, nesterov) of kernels that together have every part of `small_nets`."""
+    from nbnet.network import Activation, Loss, Optimizer
+
+    yield Loss.SOFTMAX_CROSS_ENTROPY, Activation.RELU, Optimizer.ADAM, True
+    yield Loss.SIGMOID_CROSS_ENTROPY, Activation.GELU, Optimizer.SGD, True
+    yield Loss.QUANTILE, Activation.TANH, Optimizer.ADAGRAD, True
+    if dtype == "float32" and all_activations:
+        for activation in Activation:
+            yield Loss.HUBER, activation, Optimizer.SGD, False
+
+
+def launches_of_team(X, loss, activation, optimizer, nesterov) -> list:
+    """All launches of an epoch of two small networks."""
+    from nbnet.cuda import launch, small_sessions
+    from nbnet.cuda import session as gpu
+    from nbnet.network import DenseSpec, Loss, build
+
+    recorded = []
+    launch.Queue.run = lambda queue, times=1: recorded.extend(queue.launches)
+    n, n_outputs = X.shape[0], 5
+    network = build(X.shape[1], [DenseSpec(24, activation, 0.5)] * 2 + [DenseSpec(n_outputs)])
+    by_label = loss == Loss.SOFTMAX_CROSS_ENTROPY
+    labels, values = (np.zeros(n), None) if by_label else (None, np.zeros((n, n_outputs)))
+    targets = small_sessions.as_targets(labels, values, np.ones(n), n_outputs, X.dtype)
+    sessions = [small_sessions.Session(network, np.zeros(network.n_params, X.dtype), loss) for _ in range(2)]
+    for session in sessions:
+        session.prepare(optimizer, 8, nesterov=nesterov)
+    team = small_sessions.Team(sessions, gpu.as_rows(X), [targets] * 2, [n] * 2)
+    steps = np.zeros(-(-n // 8))
+    team.train_epoch({i: session.steps(targets, np.arange(n), steps, steps, 0) for i, session in enumerate(sessions)})
+    return recorded
 
 
 def launches(X, loss, activation, optimizer, dtype=None, *, width=24, batch_size=8, dropout=0.0, **options) -> list:

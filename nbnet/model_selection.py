@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Self
 
@@ -12,15 +12,18 @@ import scipy.sparse as sp
 from joblib import parallel_config
 from joblib.parallel import get_active_backend
 from sklearn import get_config
-from sklearn.model_selection import GridSearchCV
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV, ParameterGrid
 from sklearn.pipeline import Pipeline
+from sklearn.utils import _safe_indexing
 
 from .estimators.base import BaseNetwork
 from .estimators.callbacks import has_callbacks
 from .estimators.mlp import MLPClassifier, MLPRegressor
-from .estimators.shared import SharedRows
+from .estimators.shared import SharedRows, key_of
 from .estimators.tagger import TokenTagger
 from .estimators.text import TextEmbeddingClassifier
+from .estimators.together import Fit, fit_together
 from .estimators.validation import share
 
 
@@ -115,9 +118,12 @@ class NetworkSearchCV(GridSearchCV):
         """
         if not isinstance(last_step(self.estimator), (BaseNetwork, TextEmbeddingClassifier, TokenTagger)):
             return super().fit(X, y, **params)
-        one_by_one = any(device != "cpu" for device in devices(self.estimator, self.param_grid))
-        with parallel_config("sequential" if one_by_one else "threading", n_jobs=n_jobs_of_context()):
-            return super().fit(self._shared(X, y), y, **params)
+        on_gpu = any(device != "cpu" for device in devices(self.estimator, self.param_grid))
+        X = self._shared(X, y)
+        if on_gpu and isinstance(X, SharedRows) and not get_config()["enable_metadata_routing"]:
+            X.fit_params = {name: value for name, value in params.items() if name != "groups"}
+        with parallel_config("sequential" if on_gpu else "threading", n_jobs=n_jobs_of_context()):
+            return super().fit(X, y, **params)
 
     def _shared(self, X, y):
         """X, as `SharedRows` where all that reads it can read these."""
@@ -137,7 +143,9 @@ class NetworkSearchCV(GridSearchCV):
             return X
 
     def _run_search(self, evaluate_candidates, *, callback_ctx=None) -> None:
-        evaluate = partial(evaluate_candidates, cv=Splits(self._checked_cv_orig))
+        evaluate = partial(
+            evaluate_candidates, cv=Splits(self._checked_cv_orig, self.estimator, ParameterGrid(self.param_grid))
+        )
         if callback_ctx is None:  # scikit-learn < 1.9
             super()._run_search(evaluate)
         else:
@@ -145,18 +153,40 @@ class NetworkSearchCV(GridSearchCV):
 
 
 class Splits:
-    """A splitter that tells `SharedRows` which of its arrays of row numbers are training sets."""
+    """A splitter that tells `SharedRows` which of its arrays of row numbers are training sets.
 
-    def __init__(self, splitter):
-        self.splitter = splitter
+    scikit-learn asks for the splits once, before all fits; so this is also when those fits are made that go together.
+    """
+
+    def __init__(self, splitter, estimator, candidates: Iterable[dict]):
+        self.splitter, self.estimator, self.candidates = splitter, estimator, candidates
 
     def split(self, X, y=None, **params) -> Iterator[tuple]:
         """Pairs (training rows, test rows), as the splitter gives them for the user's X."""
         if not isinstance(X, SharedRows):
             return self.splitter.split(X, y, **params)
         splits = [(np.asarray(training), test) for training, test in self.splitter.split(X.given, y, **params)]
-        X.as_training_rows(training for training, _ in splits if are_row_numbers(training, X.shape[0]))
+        training_sets = [training for training, _ in splits if are_row_numbers(training, X.shape[0])]
+        parts = X.split(training_sets)
+        if X.fit_params is not None and X.fit_params.keys() <= {"sample_weight"}:
+            self._fit_together(training_sets, parts, y, X.fit_params.get("sample_weight"))
         return iter(splits)
+
+    def _fit_together(self, training_sets, parts: list[SharedRows], y, sample_weight) -> None:
+        """Make the fits that share launches on a GPU, and leave them with the rows that they are made on."""
+        fits = []
+        for training, rows in zip(training_sets, parts, strict=True):
+            y_of_rows = _safe_indexing(y, training)
+            weight_of_rows = None if sample_weight is None else _safe_indexing(sample_weight, training)
+            for parameters in self.candidates:
+                try:
+                    estimator = clone(self.estimator).set_params(**clone(parameters, safe=False))
+                except ValueError:  # the search says that there is no such parameter
+                    return
+                fits.append(Fit(estimator, rows, y_of_rows, weight_of_rows))
+        for fit, done in zip(fits, fit_together(fits), strict=True):
+            if done:
+                fit.rows.fitted[key_of(fit.estimator)] = fit.estimator
 
 
 def are_row_numbers(numbers: np.ndarray, n_rows: int) -> bool:

@@ -176,6 +176,15 @@ class OptimizerState(NamedTuple):
     n_reductions: int = 0
 
 
+class EpochPlan(NamedTuple):
+    """What a session is to do in an epoch; the last arguments of its `train_epoch`."""
+
+    order: np.ndarray
+    rates: np.ndarray
+    decays: np.ndarray
+    step0: int
+
+
 class EpochHooks:
     """Called around each epoch; this one does nothing. `nbnet.estimators.callbacks` has one for scikit-learn's."""
 
@@ -389,17 +398,26 @@ class StochasticTraining:
 
     def run_epoch(self) -> bool:
         """Train and validate one epoch and record it; False where it is not finite."""
-        settings, state, progress = self.settings, self.state, self.progress
         started = perf_counter()
+        plan = self.plan_epoch()
+        result = self.session.train_epoch(self.data.rows, self.data.targets, *plan)
+        return self.record_epoch(plan, float(result.loss), started)
+
+    def plan_epoch(self) -> EpochPlan:
+        """The next epoch's rows in order and step sizes."""
+        settings, state, progress = self.settings, self.state, self.progress
         order = self.data.row_numbers
         if settings.shuffle:
             epoch_number = self.epochs_before + progress.n_iter
             order = order[random.permutation(self.seed, epoch_number, self.n_samples)]
         rates = self.schedule.rates(state.n_epochs, self.n_batches, progress.n_samples_seen, state.n_reductions)
         decays = rates * settings.alpha if settings.solver == "adamw" else np.zeros_like(rates)
-        result = self.session.train_epoch(self.data.rows, self.data.targets, order, rates, decays, state.n_steps)
+        return EpochPlan(order, rates, decays, state.n_steps)
+
+    def record_epoch(self, plan: EpochPlan, loss: float, started: float) -> bool:
+        """Validate after an epoch of that loss, begun at that time, and record it; False where it is not finite."""
+        settings, state, progress = self.settings, self.state, self.progress
         self.state = state._replace(n_steps=state.n_steps + self.n_batches, n_epochs=state.n_epochs + 1)
-        loss = float(result.loss)
         finite = np.isfinite(loss) and loss <= self.largest_loss
         finite = finite and not predictions_overflow(self.session.largest_weight(), self.evaluate_training_rows)
         scores = {}
@@ -408,7 +426,7 @@ class StochasticTraining:
             finite = bool(np.isfinite(scores.get("val_loss", 0.0)))
         if not finite:
             loss, scores = np.nan, {}
-        epoch = EpochRecord(loss=loss, learning_rate=rates[-1], seconds=perf_counter() - started, **scores)
+        epoch = EpochRecord(loss=loss, learning_rate=plan.rates[-1], seconds=perf_counter() - started, **scores)
         progress.record(epoch, self.n_samples)
         if settings.verbose:
             print(verbose_line(progress, self.validation is not None))

@@ -151,6 +151,9 @@ class BaseNetwork(SavingMixin, CallbackSupportMixin, BaseEstimator, metaclass=AB
         checkpoint_every=1,
     ) -> Self:
         if isinstance(X, SharedRows):
+            if (learned := X.learned(self)) is not None:
+                vars(self).update(learned)
+                return self
             X = X if self.solver != "lbfgs" else X.given_rows()  # L-BFGS reads every row that it is given
         with unchanged_on_error(self), ExitStack() as stack:
             check_checkpoint(self, checkpoint, checkpoint_every)
@@ -192,6 +195,8 @@ class BaseNetwork(SavingMixin, CallbackSupportMixin, BaseEstimator, metaclass=AB
         output = self._output(table.encoded)
         self.n_outputs_, self.out_activation_ = output.n_outputs, output.activation
         run = self._prepare_run(backend, table, rows, output, Call(first, incremental, dtype, seed))
+        if isinstance(X, SharedRows):
+            run.shared = X
         return Job(run, table, rows, held_out, first)
 
     def _finish_fit(self, attributes: dict) -> None:

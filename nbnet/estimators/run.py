@@ -123,6 +123,7 @@ class Run(ABC):
         Key of shuffles and dropout masks.
     """
 
+    shared = None  # the `SharedRows` that X comes from
     starts_usable = False  # whether the parameters to start from predict sensibly
     largest_loss = np.inf  # an epoch of a greater loss has diverged
     target_loss = -np.inf  # training ends after an epoch of at most this loss
@@ -196,13 +197,19 @@ class Run(ABC):
 
     def stochastic(self, data, validation, hooks, first_pass: bool, incremental: bool) -> dict:
         """Train with a stochastic solver; returns the fitted attributes."""
+        training = self.training(data, validation, hooks, first_pass, incremental)
+        outcome = training.run(1 if incremental else self.estimator.max_iter, warn_at_max_iter=not incremental)
+        return self.fitted(training, outcome, incremental)
+
+    def training(self, data, validation, hooks, first_pass: bool, incremental: bool) -> trainer.StochasticTraining:
+        """The training by a stochastic solver, before its first epoch."""
         estimator = self.estimator
         fitted = {} if first_pass else vars(estimator)
         progress = self._progress(first_pass)
         best_params = None
         if estimator.early_stopping and progress.best_validation_score > -np.inf:
             best_params = trainer.aligned_copy(estimator.params_, self.session.params.dtype)
-        training = trainer.StochasticTraining(
+        return trainer.StochasticTraining(
             self.session,
             data,
             self.settings,
@@ -217,8 +224,10 @@ class Run(ABC):
             hooks=hooks,
             checkpoint=self.checkpoint,
         )
-        outcome = training.run(1 if incremental else estimator.max_iter, warn_at_max_iter=not incremental)
-        attributes = {**self.attributes(outcome.params), **progress.attributes(), "_optimizer": outcome.state}
+
+    def fitted(self, training: trainer.StochasticTraining, outcome: trainer.Outcome, incremental: bool) -> dict:
+        """The fitted attributes after a training."""
+        attributes = {**self.attributes(outcome.params), **training.progress.attributes(), "_optimizer": outcome.state}
         if incremental and outcome.latest_params is not outcome.params:
             attributes["_latest_params"] = outcome.latest_params
         return attributes
@@ -287,7 +296,9 @@ class TableRun(Run):
 
     def training_rows(self, X):
         """The backend's view of X, which is not copied unless the estimator scales; kernels convert what they read."""
-        return self.rows(X) if "_input_scaler" in vars(self.estimator) else self.backend.as_rows(X)
+        if "_input_scaler" in vars(self.estimator):
+            return self.rows(X)
+        return self.backend.as_rows(X) if self.shared is None else self.shared.on(self.backend, self.estimator.device)
 
     def rows(self, X):
         """The backend's view of X in the precision of the parameters, scaled where the estimator scales."""
