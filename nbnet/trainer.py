@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 from time import perf_counter
 from types import ModuleType
@@ -70,6 +71,16 @@ def why_not_on(device: str, kind: str) -> Exception | None:
 
     reason = why_no_cuda(number_of(device))
     return RuntimeError(reason) if reason else None
+
+
+def faults_of(device: str) -> AbstractContextManager[None]:
+    """A context in which what a GPU's driver raises becomes one sentence; see `nbnet.cuda.faults`."""
+    if device == "cpu":
+        return nullcontext()
+    from .cuda.device import number_of
+    from .cuda.faults import in_one_sentence
+
+    return in_one_sentence(device, number_of(device))
 
 
 @functools.cache

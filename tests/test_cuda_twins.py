@@ -26,7 +26,7 @@ WITHOUT_TWIN = {  # ... but for these
     "weight_gradient_block": "part of a kernel",
     "weight_gradient_panel": "part of a kernel",
 }
-OWN = {"flags_of_weights", "largest_magnitude", "matrix", "n_sums", "row_number", "sum_of_batches"}
+OWN = {"flags_of_weights", "largest_magnitude", "matrix", "n_largest", "n_sums", "row_number", "sum_of_batches"}
 
 
 def functions(path):

@@ -47,11 +47,11 @@ def fake_cuda(monkeypatch):
         monkeypatch.setattr(device, "find_spec", lambda name: True)
         monkeypatch.setitem(sys.modules, "nbnet.cuda.jit", fake)
         fake.cuda = fake
-        device._why_unusable.cache_clear()
+        device._check_usable.cache_clear()
         return fake
 
     yield install
-    device._why_unusable.cache_clear()
+    device._check_usable.cache_clear()
 
 
 def test_cuda_without_the_package(no_gpu):
@@ -79,6 +79,23 @@ def test_a_library_that_is_missing(fake_cuda):
     reason = device.why_no_cuda(0)
     assert reason.startswith("GPU number 0 cannot compile and run a kernel (pip install 'nbnet[cuda]' installs")
     assert reason.endswith(": libnvrtc.so cannot be loaded")
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        ("[46] Call to cuDevicePrimaryCtxRetain results in CUDA_ERROR_DEVICE_UNAVAILABLE", "it is busy: another"),
+        ("[222] Call to cuModuleLoad results in CUDA_ERROR_UNSUPPORTED_PTX_VERSION", "its driver is too old for"),
+    ],
+)
+def test_a_gpu_that_is_busy_or_has_an_old_driver(fake_cuda, error, sentence, monkeypatch):
+    fake = fake_cuda(error=error)
+    reason = device.why_no_cuda(0)
+    assert reason.startswith(f"GPU number 0 cannot be used: {sentence}")
+    assert reason.endswith(f"({error})")
+    fake._error = None
+    monkeypatch.setattr(device, "_run_one_thread", lambda cuda: None)
+    assert device.why_no_cuda(0) == ""  # it may be free later
 
 
 def test_auto_takes_the_cpu_and_says_so_once(no_gpu):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 from importlib.util import find_spec
 
+from .faults import SENTENCES, GPUError, name_of, sentence_of, why_lost
+
 INSTALL = "pip install 'nbnet[cuda]'"
 
 
@@ -17,12 +19,16 @@ def why_no_cuda(number: int = 0) -> str:
     """What is missing for GPU `number`, as a sentence; empty where it can be used, and then it is this thread's GPU."""
     if find_spec("numba_cuda") is None and not _is_simulated():
         return f"the package numba-cuda is not installed: {INSTALL}"
-    reason = _why_unusable(number)
-    if not reason:
-        from .jit import cuda
+    if reason := why_lost(number):
+        return reason
+    from .jit import cuda
 
+    try:
+        _check_usable(number)
         cuda.select_device(number)
-    return reason
+    except Exception as error:  # of numba-cuda, of the driver, of a library that cannot be loaded: all end the same
+        return str(error) if isinstance(error, GPUError) else _unusable(number, error)
+    return ""
 
 
 def _is_simulated() -> bool:
@@ -31,24 +37,29 @@ def _is_simulated() -> bool:
     return bool(config.ENABLE_CUDASIM)
 
 
-@functools.cache
-def _why_unusable(number: int) -> str:
-    """Looks once for a driver, for the GPU, and for the compiler's libraries, by running a kernel of one thread."""
+@functools.cache  # of what works only: a GPU that is busy now may be free later
+def _check_usable(number: int) -> None:
+    """Raises where there is no driver, no such GPU, or where a kernel of one thread cannot run on it."""
     from .jit import cuda
 
     if not cuda.is_available():
-        reason = " ".join(str(cuda.cuda_error() or "").split()).rstrip(".")
-        return f"there is no NVIDIA GPU with a working driver{': ' if reason else ''}{reason}"
+        reason = sentence_of(RuntimeError(cuda.cuda_error() or ""))
+        raise GPUError(f"there is no NVIDIA GPU with a working driver{': ' if reason else ''}{reason}")
     n_devices = len(cuda.gpus)
     if number >= n_devices:
-        return f"there is no GPU number {number}: the driver shows {n_devices}, counted from 0"
+        raise GPUError(f"there is no GPU number {number}: the driver shows {n_devices}, counted from 0")
     try:
         cuda.select_device(number)
         _run_one_thread(cuda)
-    except Exception as error:  # of numba-cuda, of the driver, of a library that cannot be loaded: all end the same
-        text = " ".join(str(error).split()).rstrip(".")
-        return f"GPU number {number} cannot compile and run a kernel ({INSTALL} installs the compiler): {text}"
-    return ""
+    except Exception as error:
+        raise GPUError(_unusable(number, error)) from error
+
+
+def _unusable(number: int, error: Exception) -> str:
+    cannot = "be used"
+    if name_of(error) not in SENTENCES:
+        cannot = f"compile and run a kernel ({INSTALL} installs the compiler)"
+    return f"GPU number {number} cannot {cannot}: {sentence_of(error)}"
 
 
 def _run_one_thread(cuda) -> None:

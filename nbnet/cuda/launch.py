@@ -16,6 +16,7 @@ import numpy as np
 from .jit import SIMULATED, cuda
 
 LARGEST = 2**31  # elements of one array that kernels index in 32 bits
+LARGEST_GRID = 2**31 - 1, 2**16 - 1  # blocks in each direction
 GRAPH_RUNS = 32  # in one graph, at most; launching a graph costs about as much as launching a kernel
 
 
@@ -66,11 +67,11 @@ def _allocate(allocate: Callable, n_bytes: int):
     except Exception as error:  # numba-cuda raises the driver's error under a name that changes with its version
         if "OUT_OF_MEMORY" not in str(error).upper():
             raise
-    message = f"The GPU has no room for another {n_bytes / 2**20:.0f} MiB"
-    if not SIMULATED:
-        free, total = cuda.current_context().get_memory_info()
-        message += f": {free / 2**20:.0f} of {total / 2**20:.0f} MiB are free"
-    raise MemoryError(f"{message}. Fit on fewer rows, in float32 or with device='cpu'.")
+    free, total = (n / 2**20 for n in cuda.current_context().get_memory_info())
+    raise MemoryError(
+        f"The GPU has no room for another {n_bytes / 2**20:.0f} MiB: {free:.0f} of {total:.0f} MiB are free. "
+        "Fit on fewer rows, in float32 or with device='cpu'."
+    )
 
 
 # ---------------------------------------------------------------- launches
@@ -94,7 +95,17 @@ class Queue:
         self._graph, self._graph_runs, self._may_capture = None, 0, capture and not SIMULATED
 
     def add(self, kernel, grid, block, *args) -> None:
-        """Append a launch."""
+        """Append a launch.
+
+        Raises
+        ------
+        ValueError
+            For more blocks than a GPU takes.
+        """
+        blocks = grid if isinstance(grid, tuple) else (grid,)
+        if any(n > largest for n, largest in zip(blocks, LARGEST_GRID, strict=False)):
+            sizes = " x ".join(map(str, blocks))
+            raise ValueError(f"a GPU takes no {sizes} blocks: use smaller batches, layers or rows")
         self.launches.append(Launch(kernel, grid, block, args))
 
     def run(self, times: int = 1) -> None:

@@ -18,7 +18,7 @@ from .product import n_blocks
 from .reductions import BLOCK, block_max, block_sum
 
 EACH = 4  # parameters of a thread
-LARGEST_BLOCKS = 64  # of `largest_magnitude`
+LARGEST_BLOCKS = 64  # of `largest_magnitude`, at most
 FLAGGED = 32  # parameters that share a flag: tensors start at multiples of this
 
 
@@ -34,6 +34,11 @@ def flags_of_weights(network):
 def n_sums(n_params: int) -> int:
     """Blocks that a pass over the vector has, and partial sums that it leaves."""
     return n_blocks(n_params, EACH * BLOCK)
+
+
+def n_largest(n: int) -> int:
+    """Blocks of `largest_magnitude` that are worth having for `n` values."""
+    return min(LARGEST_BLOCKS, max(1, n_blocks(n, BLOCK)))
 
 
 def _update_kernel(dtype, update, n_moments):
@@ -172,13 +177,13 @@ def sum_of_squares(queue, x, squares):
 
 @functools.cache
 def _largest_kernel(dtype):
-    max_of_block, infinite, n_strides = block_max(dtype), dtype(math.inf), LARGEST_BLOCKS * BLOCK
+    max_of_block, infinite = block_max(dtype), dtype(math.inf)
     highest = dtype(np.finfo(dtype.name).max)
 
     @cuda_kernel(BLOCK)
     def largest_magnitude(x, largest):
         value = dtype(0)
-        for i in range(cuda.blockIdx.x * BLOCK + cuda.threadIdx.x, x.size, n_strides):
+        for i in range(cuda.blockIdx.x * BLOCK + cuda.threadIdx.x, x.size, cuda.gridDim.x * BLOCK):
             size = abs(x[i])
             value = max(value, size) if size <= highest else infinite  # what is not a number counts as infinite
         value = max_of_block(value)
@@ -190,5 +195,5 @@ def _largest_kernel(dtype):
 
 def largest_magnitude(queue, x, largest):
     """Largest absolute value in x, infinite where one is not finite: of each block's part, in `largest`
-    (LARGEST_BLOCKS,)."""
-    queue.add(_largest_kernel(getattr(numba, x.dtype.name)), LARGEST_BLOCKS, BLOCK, x, largest)
+    (n_largest(x.size),)."""
+    queue.add(_largest_kernel(getattr(numba, x.dtype.name)), largest.size, BLOCK, x, largest)

@@ -12,7 +12,7 @@ from . import walk
 from .dense import matrix
 from .launch import Queue, check_size, empty, upload, zeros
 from .losses import sum_of_batches
-from .optimizers import LARGEST_BLOCKS, flags_of_weights, largest_magnitude, n_sums
+from .optimizers import flags_of_weights, largest_magnitude, n_largest, n_sums
 from .walk import Batch, Data, DeviceTargets, LossRule, Model, Plan, Rows, Rule, StepRule, Steps, Targets, Workspace
 
 BLOCK_ROWS = 4096  # rows at a time outside training
@@ -20,6 +20,8 @@ BLOCK_ROWS = 4096  # rows at a time outside training
 
 def as_rows(X) -> Rows:
     """`X`, a 2-D array or a CSR matrix (sorted, no repeats), on the GPU."""
+    for n, what in zip(X.shape, ("a column of X", "a row of X"), strict=True):
+        check_size(n, what)
     n_rows, n_columns = (np.uint32(n) for n in X.shape)
     if hasattr(X, "indptr"):
         kind = np.int32 if X.data.size < 2**31 else np.int64
@@ -32,6 +34,7 @@ def as_rows(X) -> Rows:
 def as_targets(labels, values, weights, n_outputs: int, dtype) -> Targets:
     """Canonical arrays on the GPU: `labels` int32 or None, `values` of `dtype` or None, `weights` of `dtype`."""
     host = cpu_session.as_targets(labels, values, weights, n_outputs, dtype)
+    check_size(host.values.size, "y")
     on_device = DeviceTargets(upload(host.labels), upload(host.values), upload(host.weights))
     return Targets(on_device, host, host.n_outputs)
 
@@ -80,7 +83,7 @@ class _Epoch:
         kind = work.inputs.dtype.type
         n_batches = -(-n // batch_size)
         self._of = data, n
-        self._report = empty(2 * n_batches + LARGEST_BLOCKS, kind)
+        self._report = empty(2 * n_batches + n_largest(model.params.size), kind)
         self._sums, penalties = self._report[:n_batches], self._report[n_batches : 2 * n_batches]
         self._plan = _new_plan(empty(n, np.uint32), n, n_batches, kind)._replace(penalties=penalties)
         self._whole, self._rest, self._end = Queue(), Queue(), Queue()
@@ -337,8 +340,10 @@ class Session:
         if (capacity, with_slopes) not in self._workspaces:
             size = capacity * network.output_width
             check_size(size, f"the output of all layers for {capacity} rows")
+            n_inputs = capacity * int(network.layers["in_stride"][0])
+            check_size(n_inputs, f"the input for {capacity} rows")
             self._workspaces[capacity, with_slopes] = Workspace(
-                inputs=zeros(capacity * int(network.layers["in_stride"][0]), kind),
+                inputs=zeros(n_inputs, kind),
                 outputs=zeros(size, kind),
                 slopes=zeros(size if with_slopes else 0, kind),
                 none=self._none,

@@ -37,10 +37,14 @@ class Call(NamedTuple):
 
 @contextmanager
 def unchanged_on_error(estimator) -> Iterator[None]:
-    """Give the estimator back as it was if the block raises: nothing is ever half-fitted."""
+    """Give the estimator back as it was if the block raises: nothing is ever half-fitted.
+
+    What the driver of a GPU raises becomes one sentence.
+    """
     before = vars(estimator).copy()
     try:
-        yield
+        with trainer.faults_of(getattr(estimator, "device", "cpu")):
+            yield
     except BaseException:
         kept = {key: value for key, value in vars(estimator).items() if key in CALLBACK_ATTRIBUTES}
         vars(estimator).clear()
@@ -137,7 +141,13 @@ class BaseNetwork(SavingMixin, CallbackSupportMixin, BaseEstimator, metaclass=AB
 
     # ------------------------------------------------------------------ fit
 
-    def _fit(
+    def _fit(self, *args, **options) -> Self:
+        """One call of fit or partial_fit; the arguments are those of `_fit_or_raise`."""
+        with unchanged_on_error(self):
+            # a frame of its own, so that an error can drop what it holds on a GPU
+            return self._fit_or_raise(*args, **options)
+
+    def _fit_or_raise(
         self,
         X,
         y,
@@ -155,7 +165,7 @@ class BaseNetwork(SavingMixin, CallbackSupportMixin, BaseEstimator, metaclass=AB
                 vars(self).update(learned)
                 return self
             X = X if self.solver != "lbfgs" else X.given_rows()  # L-BFGS reads every row that it is given
-        with unchanged_on_error(self), ExitStack() as stack:
+        with ExitStack() as stack:
             check_checkpoint(self, checkpoint, checkpoint_every)
             backend = trainer.backend_for(self.device, self._session_kind)
             check_validation_arguments(X_val, y_val, sample_weight_val)

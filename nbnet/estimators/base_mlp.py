@@ -160,6 +160,11 @@ class BaseMLP(BaseNetwork):
             check_is_fitted(self)
             X = validate_table(self, X, reset=False)
             check_range(X, self.params_.dtype)
+        with trainer.faults_of(self.device):
+            return self._predict_rows(X)
+
+    def _predict_rows(self, X) -> np.ndarray:
+        """Output of the network for a validated X."""
         backend = trainer.backend_for(self.device, fitted=True)
         session = backend.Session(self.network_, self.params_, self._loss, n_jobs=self.n_jobs)
         scaler = vars(self).get("_input_scaler")

@@ -16,9 +16,11 @@ There is no model of memory beyond that, and no time.
 
 from __future__ import annotations
 
+import itertools
 import random
 import sys
 import warnings
+import weakref
 from contextlib import contextmanager
 from types import ModuleType, SimpleNamespace
 
@@ -80,6 +82,7 @@ class DeviceArray:
         return DeviceArray(self._values[part], self._offset + start)
 
     def copy_to_host(self, out: np.ndarray | None = None) -> np.ndarray:
+        _call_driver("cuMemcpyDtoH")
         if out is None:
             return self._values.copy()
         self._check(out)
@@ -87,6 +90,7 @@ class DeviceArray:
         return out
 
     def copy_to_device(self, source) -> None:
+        _call_driver("cuMemcpyHtoD")
         source = source._values if isinstance(source, DeviceArray) else source
         self._check(source)
         self._values[:] = source
@@ -204,6 +208,7 @@ class _Kernel:
             raise ValueError(f"{self.__name__}: a grid of {grid}")
 
         def launch(*args):
+            _call_driver("cuLaunchKernel")
             args = tuple(_argument(arg) for arg in args)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", RuntimeWarning)  # infinities and what is no number are numbers here
@@ -269,15 +274,58 @@ def memory_limit(n_bytes: int):
         module.limit = None
 
 
+@contextmanager
+def memory_total(n_bytes: int):
+    """Within, the device has room for `n_bytes` beyond what it holds."""
+    total, module.total = module.total, memory_in_use() + n_bytes
+    try:
+        yield
+    finally:
+        module.total = total
+
+
+def memory_in_use() -> int:
+    """Bytes of all arrays that somebody still holds."""
+    return sum(module.live.values())
+
+
+@contextmanager
+def failing(call: str, name: str, after: int = 0):
+    """Within, calls of the driver of one kind ("cuLaunchKernel", "cuMemAlloc", "cuMemcpyDtoH", "cuMemcpyHtoD") end
+    with an error, but for the first `after`."""
+    module.failure = [call, name, after]
+    try:
+        yield
+    finally:
+        module.failure = None
+
+
+def _call_driver(call: str) -> None:
+    if module.failure is not None and module.failure[0] == call:
+        module.failure[2] -= 1
+        if module.failure[2] < 0:
+            raise RuntimeError(f"[700] Call to {call} results in CUDA_ERROR_{module.failure[1]}")
+
+
 def _allocated(values: np.ndarray) -> DeviceArray:
-    if module.limit is not None and values.nbytes > module.limit:
+    _call_driver("cuMemAlloc")
+    too_large = module.limit is not None and values.nbytes > module.limit
+    if too_large or memory_in_use() + values.nbytes > module.total:
         raise RuntimeError("[2] Call to cuMemAlloc results in CUDA_ERROR_OUT_OF_MEMORY")
+    key = next(module.numbers)
+    module.live[key] = values.nbytes
+    weakref.finalize(values, module.live.pop, key)
     return DeviceArray(values)
 
 
 def _make_module() -> ModuleType:
     cuda = ModuleType("numba.cuda")
-    cuda.limit, cuda.overflow = None, "error"
+    cuda.limit, cuda.overflow, cuda.failure = None, "error", None
+    cuda.live, cuda.numbers, cuda.total = {}, itertools.count(), 2**34
+    memory = SimpleNamespace(deallocations=SimpleNamespace(clear=lambda: None))
+    cuda.current_context = lambda: SimpleNamespace(
+        get_memory_info=lambda: (cuda.total - memory_in_use(), cuda.total), memory_manager=memory
+    )
     cuda.jit = _jit
     cuda.threadIdx, cuda.blockIdx = _Place("place"), _Place("block")
     cuda.blockDim, cuda.gridDim = _Place("block_size"), _Place("grid_size")

@@ -8,7 +8,7 @@ from nbnet import random
 from nbnet.cpu import session as cpu
 from nbnet.cuda import launch, product
 from nbnet.cuda import session as gpu
-from nbnet.cuda.optimizers import LARGEST_BLOCKS, largest_magnitude, sum_of_squares
+from nbnet.cuda.optimizers import LARGEST_BLOCKS, largest_magnitude, n_largest, sum_of_squares
 from nbnet.network import Activation, DenseSpec, Loss, Optimizer, build, initialize
 from tests.cuda_sim import simulator
 
@@ -205,7 +205,7 @@ def test_an_epoch_reads_one_small_array_back(monkeypatch):
     session.train_epoch(rows, targets, np.arange(N_ROWS), np.full(3, 0.01), np.zeros(3), 3)
     assert session.largest_weight() > 0
     session.snapshot()
-    assert read == [2 * 3 + LARGEST_BLOCKS]
+    assert read == [2 * 3 + n_largest(session.network.n_params)]
 
 
 def test_rows_of_weight_zero_and_a_batch_of_them():
@@ -225,10 +225,12 @@ def test_largest_magnitude(bad, order):
     values = np.random.default_rng(0).normal(size=1000).astype(np.float32)
     for put, wanted in ((values[17], np.abs(values).max()), (np.float32(-50), 50), (np.float32(bad), np.inf)):
         values[17] = put
-        found, queue = launch.empty(LARGEST_BLOCKS, np.float32), launch.Queue()
-        largest_magnitude(queue, launch.upload(values), found)
-        queue.run()
-        assert found.copy_to_host().max() == wanted
+        for n_found in (1, n_largest(1000)):
+            found, queue = launch.empty(n_found, np.float32), launch.Queue()
+            largest_magnitude(queue, launch.upload(values), found)
+            queue.run()
+            assert found.copy_to_host().max() == wanted
+    assert (n_largest(0), n_largest(1000), n_largest(10**9)) == (1, 4, LARGEST_BLOCKS)
 
 
 def test_sum_of_squares(order):

@@ -108,6 +108,6 @@ def test_integers_that_wrap():
 def test_out_of_memory_is_one_sentence():
     with (
         simulator.memory_limit(2**20),
-        pytest.raises(MemoryError, match=r"no room for another 4 MiB. Fit on fewer rows"),
+        pytest.raises(MemoryError, match=r"no room for another 4 MiB: .* MiB are free. Fit on fewer rows"),
     ):
         upload(np.zeros(2**20, np.float32))
