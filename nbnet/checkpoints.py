@@ -242,6 +242,8 @@ def _update(digest, value: Any) -> None:
         digest.update(b"%d items\0" % len(value))
         for item in value:
             _update(digest, item)
+    elif hasattr(value, "copy_to_host"):  # on a GPU
+        _update(digest, value.copy_to_host())
     elif sp.issparse(value):
         _update(digest, (value.shape, value.indptr, value.indices, value.data))
     elif isinstance(value, np.ndarray) and value.dtype != object:

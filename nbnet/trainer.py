@@ -83,6 +83,47 @@ def faults_of(device: str) -> AbstractContextManager[None]:
     return in_one_sentence(device, number_of(device))
 
 
+def is_on_gpu(array) -> bool:
+    """Whether an array lives on a GPU: CuPy's, PyTorch's, or any other with `__cuda_array_interface__`."""
+    return hasattr(array, "__cuda_array_interface__")
+
+
+def on_host(array):
+    """What lives on a GPU as an ndarray; all else as it is."""
+    if not is_on_gpu(array):
+        return array
+    from .cuda.arrays import to_host
+
+    return to_host(array)
+
+
+def beside(X, predictions: np.ndarray):
+    """`predictions` on the GPU, where X is; on the host where X is there, and where they are no numbers."""
+    if not is_on_gpu(X) or not isinstance(predictions, np.ndarray) or predictions.dtype.kind not in "biuf":
+        return predictions
+    from .cuda.arrays import to_device
+
+    return to_device(predictions)
+
+
+def table_on_gpu(X, device: str, name: str = "X"):
+    """Validated X of a GPU, which is not copied; see `nbnet.cuda.arrays.DeviceTable`.
+
+    Raises
+    ------
+    ValueError
+        For an array that cannot be used as it is, and where `device` is the CPU.
+    """
+    if device == "cpu" or why_not_on(device, "session"):
+        raise ValueError(
+            f"{name} is on a GPU, but device={device!r} computes on the CPU; set device='cuda' or copy it."
+        )
+    from .cuda.arrays import device_table
+    from .cuda.device import number_of
+
+    return device_table(X, number_of(device), name)
+
+
 @functools.cache
 def say_once(message: str) -> None:
     """Warn, once in a process."""

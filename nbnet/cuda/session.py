@@ -9,6 +9,7 @@ from ..cpu import session as cpu_session
 from ..cpu.session import ADAGRAD_START, EpochResult
 from ..network import Loss, Network, Optimizer, round_up, weight_of
 from . import walk
+from .arrays import DeviceTable
 from .dense import matrix
 from .launch import Queue, check_size, empty, upload, zeros
 from .losses import sum_of_batches
@@ -19,7 +20,9 @@ BLOCK_ROWS = 4096  # rows at a time outside training
 
 
 def as_rows(X) -> Rows:
-    """`X`, a 2-D array or a CSR matrix (sorted, no repeats), on the GPU."""
+    """`X`, a 2-D array or a CSR matrix (sorted, no repeats), on the GPU; a `DeviceTable` is not copied."""
+    if isinstance(X, DeviceTable):
+        return X.as_rows()
     for n, what in zip(X.shape, ("a column of X", "a row of X"), strict=True):
         check_size(n, what)
     n_rows, n_columns = (np.uint32(n) for n in X.shape)

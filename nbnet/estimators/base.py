@@ -167,6 +167,9 @@ class BaseNetwork(SavingMixin, CallbackSupportMixin, BaseEstimator, metaclass=AB
             X = X if self.solver != "lbfgs" else X.given_rows()  # L-BFGS reads every row that it is given
         with ExitStack() as stack:
             check_checkpoint(self, checkpoint, checkpoint_every)
+            y, sample_weight, y_val, sample_weight_val = map(
+                trainer.on_host, (y, sample_weight, y_val, sample_weight_val)
+            )
             backend = trainer.backend_for(self.device, self._session_kind)
             check_validation_arguments(X_val, y_val, sample_weight_val)
             validation = X_val, y_val, sample_weight_val

@@ -158,7 +158,8 @@ class BaseMLP(BaseNetwork):
         """Output of the network (n_samples, n_outputs) for the user's X."""
         if not self._is_canonical(X):
             check_is_fitted(self)
-            X = validate_table(self, X, reset=False)
+            if not hasattr(X, "as_rows"):  # of a GPU, validated before
+                X = validate_table(self, X, reset=False)
             check_range(X, self.params_.dtype)
         with trainer.faults_of(self.device):
             return self._predict_rows(X)
@@ -168,7 +169,7 @@ class BaseMLP(BaseNetwork):
         backend = trainer.backend_for(self.device, fitted=True)
         session = backend.Session(self.network_, self.params_, self._loss, n_jobs=self.n_jobs)
         scaler = vars(self).get("_input_scaler")
-        if scaler is None and X.dtype == self.params_.dtype:
+        if hasattr(X, "as_rows") or (scaler is None and X.dtype == self.params_.dtype):  # a GPU's kernels convert
             return session.predict(backend.as_rows(X))
         predictions = np.empty((X.shape[0], self.n_outputs_), self.params_.dtype)
         for start in range(0, X.shape[0], BLOCK_ROWS):
@@ -178,6 +179,13 @@ class BaseMLP(BaseNetwork):
                 block = scaler.transform(dense_rows(X, start, start + BLOCK_ROWS), self.params_.dtype)
             predictions[start : start + BLOCK_ROWS] = session.predict(backend.as_rows(block))
         return predictions
+
+    def _on_host(self, X, y, sample_weight):
+        """Arguments of `score`, which is computed on the host: only X stays on a GPU, validated."""
+        if trainer.is_on_gpu(X):
+            check_is_fitted(self)
+            X = validate_table(self, X, reset=False)
+        return X, trainer.on_host(y), trainer.on_host(sample_weight)
 
     def _stochastic_solver(self) -> bool:
         """Condition for `partial_fit`."""

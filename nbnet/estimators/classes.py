@@ -16,6 +16,7 @@ from sklearn.utils.multiclass import (
 )
 from sklearn.utils.validation import check_array
 
+from .. import trainer
 from ..network import Loss
 from .base import unchanged_on_error
 from .run import Encoded, Output
@@ -130,6 +131,7 @@ class ClassesMixin(ClassifierMixin):
 
     def _partial_fit(self, X, y, sample_weight, classes, X_val, y_val, sample_weight_val):
         with unchanged_on_error(self):
+            y = trainer.on_host(y)
             if _check_partial_fit_first_call(self, classes):
                 multilabel = type_of_target(y).startswith("multilabel")
                 self._label_binarizer = LabelBinarizer().fit(y if multilabel else classes)
@@ -148,7 +150,10 @@ class ClassesMixin(ClassifierMixin):
         y : ndarray of shape (n_samples,) or (n_samples, n_labels)
             Predicted classes.
         """
-        predictions = self._forward(X)
+        return trainer.beside(X, self._chosen(self._forward(X)))
+
+    def _chosen(self, predictions: np.ndarray) -> np.ndarray:
+        """The classes that the network's output says."""
         if self._multilabel:
             return self._label_binarizer.inverse_transform(predictions)
         if self.out_activation_ == "softmax":
@@ -170,6 +175,10 @@ class ClassesMixin(ClassifierMixin):
         probabilities : ndarray of shape (n_samples, n_classes)
             In the order of `classes_`.
         """
+        return trainer.beside(X, self._probabilities(X))
+
+    def _probabilities(self, X) -> np.ndarray:
+        """`predict_proba` on the host."""
         predictions = self._forward(X)
         if (self._multilabel and self.n_outputs_ > 1) or self.out_activation_ == "softmax":
             return predictions
@@ -188,8 +197,8 @@ class ClassesMixin(ClassifierMixin):
         log_probabilities : ndarray of shape (n_samples, n_classes)
             In the order of `classes_`.
         """
-        probabilities = self.predict_proba(X)
-        return np.log(probabilities, out=probabilities)
+        probabilities = self._probabilities(X)
+        return trainer.beside(X, np.log(probabilities, out=probabilities))
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

@@ -13,6 +13,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_array
 
+from .. import trainer
 from ..network import Loss
 from .base_mlp import BaseMLP
 from .classes import CLASS_WEIGHT, NO_LABELS, ClassesMixin
@@ -211,6 +212,25 @@ class MLPClassifier(ClassesMixin, BaseMLP):
             The fitted estimator.
         """
         return self._partial_fit(X, y, sample_weight, classes, X_val, y_val, sample_weight_val)
+
+    def score(self, X, y, sample_weight=None) -> float:
+        """Share of the rows whose predicted class, or all of whose labels, are right.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            The input.
+        y : array-like of shape (n_samples,) or (n_samples, n_labels)
+            The true classes.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weight of each row.
+
+        Returns
+        -------
+        score : float
+            At most 1.
+        """
+        return super().score(*self._on_host(X, y, sample_weight))
 
 
 @documented
@@ -450,7 +470,26 @@ class MLPRegressor(RegressorMixin, BaseMLP):
             Predicted values.
         """
         predictions = self._forward(X)
-        return predictions.ravel() if predictions.shape[1] == 1 else predictions
+        return trainer.beside(X, predictions.ravel() if predictions.shape[1] == 1 else predictions)
+
+    def score(self, X, y, sample_weight=None) -> float:
+        """Coefficient of determination R2 of the predictions.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            The input.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            The true values.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weight of each row.
+
+        Returns
+        -------
+        score : float
+            At most 1.
+        """
+        return super().score(*self._on_host(X, y, sample_weight))
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

@@ -11,8 +11,15 @@ import numpy as np
 import scipy.sparse as sp
 from sklearn.utils import check_scalar
 from sklearn.utils._param_validation import StrOptions
-from sklearn.utils.validation import _check_sample_weight, check_array, check_consistent_length, validate_data
+from sklearn.utils.validation import (
+    _check_sample_weight,
+    _check_y,
+    check_array,
+    check_consistent_length,
+    validate_data,
+)
 
+from .. import trainer
 from ..network import ACTIVATION_CODES, Activation
 from .shared import SharedRows
 
@@ -89,6 +96,31 @@ def share(X) -> SharedRows:
     return SharedRows(X, canonical_table(check_array(X, accept_sparse=["csr", "csc"], dtype=TABLE_DTYPES)))
 
 
+def table_on_gpu(estimator, X, name: str = "X"):
+    """Validated X of a GPU.
+
+    Raises
+    ------
+    ValueError
+        For what cannot be used there.
+    """
+    if estimator.input_scaling is not None:
+        raise ValueError(f"input_scaling={estimator.input_scaling!r} needs {name} on the host, but it is on a GPU.")
+    with trainer.faults_of(estimator.device):
+        return trainer.table_on_gpu(X, estimator.device, name)
+
+
+def validate_table_on_gpu(estimator, X, y="no_validation", *, reset, multi_output=False, y_numeric=False):
+    """`validate_data` for X of a GPU, which is not copied."""
+    table = table_on_gpu(estimator, X)
+    if isinstance(y, str):
+        return validate_data(estimator, table, reset=reset, skip_check_array=True)
+    table, y = validate_data(estimator, table, y, reset=reset, skip_check_array=True)
+    y = _check_y(y, multi_output=multi_output, y_numeric=y_numeric, estimator=estimator)
+    check_consistent_length(table, y)
+    return table, y
+
+
 def validate_table(estimator, X, y="no_validation", **options):
     """`validate_data` for tables: dense or CSR, with a hint where columns of a data frame are not numeric.
 
@@ -101,6 +133,8 @@ def validate_table(estimator, X, y="no_validation", **options):
         y = validate_data(estimator, y=y, **options)
         validate_data(estimator, X.given, reset=options["reset"], skip_check_array=True)
         return X.table, y
+    if trainer.is_on_gpu(X):
+        return validate_table_on_gpu(estimator, X, y, **options)
     try:
         checked = validate_data(estimator, X, y, accept_sparse=["csr", "csc"], dtype=TABLE_DTYPES, **options)
     except ValueError as error:
@@ -115,15 +149,24 @@ def validate_table(estimator, X, y="no_validation", **options):
 
 def check_range(X, dtype: np.dtype) -> None:
     """Raise scikit-learn's ValueError where a value of X, already finite, is too large for `dtype`."""
-    values = X.data if sp.issparse(X) else X
-    if values.dtype.kind != "f" or dtype == X.dtype or dtype == np.float64 or not values.size:
+    if X.dtype.kind != "f" or dtype == X.dtype or dtype == np.float64:
         return
-    if max(values.max(), -values.min()) > np.finfo(dtype).max:
+    if _largest(X) > float(np.finfo(dtype).max):
         raise ValueError(f"Input X contains infinity or a value too large for {dtype!r}.")
+
+
+def _largest(X) -> float:
+    """Largest absolute value of a table."""
+    if hasattr(X, "largest"):  # on a GPU, where validation has looked for it
+        return X.largest
+    values = X.data if sp.issparse(X) else X
+    return max(values.max(), -values.min()) if values.size else 0.0
 
 
 def validate_validation_table(estimator, X_val, dtype):
     """`X_val` as the training table is validated, under its own name in messages."""
+    if trainer.is_on_gpu(X_val):
+        return validate_data(estimator, table_on_gpu(estimator, X_val, "X_val"), reset=False, skip_check_array=True)
     validate_data(estimator, X_val, reset=False, skip_check_array=True)
     with np.errstate(over="ignore"):
         X_val = check_array(X_val, accept_sparse=["csr", "csc"], dtype=dtype, input_name="X_val", estimator=estimator)

@@ -74,7 +74,15 @@ class DeviceArray:
 
     def __init__(self, values: np.ndarray, offset: int = 0):
         self._values, self._offset = values, offset
-        self.size, self.dtype, self.nbytes = values.size, values.dtype, values.nbytes
+        self.shape, self.size, self.dtype, self.nbytes = values.shape, values.size, values.dtype, values.nbytes
+
+    @property
+    def __cuda_array_interface__(self) -> dict:
+        described = self._values.__array_interface__
+        return {"shape": self.shape, "typestr": described["typestr"], "data": described["data"], "version": 3}
+
+    def reshape(self, *shape: int) -> DeviceArray:
+        return DeviceArray(self._values.reshape(shape), self._offset)
 
     def __getitem__(self, part: slice) -> DeviceArray:
         start, _, step = part.indices(self.size)
@@ -318,6 +326,11 @@ def _allocated(values: np.ndarray) -> DeviceArray:
     return DeviceArray(values)
 
 
+def _as_cuda_array(array) -> DeviceArray:
+    """A view of memory that is not the simulator's."""
+    return DeviceArray(np.asarray(SimpleNamespace(__array_interface__=array.__cuda_array_interface__, owner=array)))
+
+
 def _make_module() -> ModuleType:
     cuda = ModuleType("numba.cuda")
     cuda.limit, cuda.overflow, cuda.failure = None, "error", None
@@ -335,6 +348,7 @@ def _make_module() -> ModuleType:
     cuda.shfl_xor_sync = lambda mask, value, bits: _exchange(mask, value, lambda lane: lane ^ bits)
     cuda.device_array = lambda n, dtype: _allocated(poisoned(n, dtype))
     cuda.to_device = lambda array: _allocated(array.copy())
+    cuda.as_cuda_array = _as_cuda_array
     cuda.synchronize = lambda: None
     cuda.is_available, cuda.cuda_error = lambda: True, lambda: None
     cuda.gpus = [SimpleNamespace(name=b"simulated GPU")]
