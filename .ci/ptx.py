@@ -89,6 +89,7 @@ def pretend_gpu(cc: tuple[int, int]) -> None:
         to_device=lambda array: array.copy().view(HostArray),
         device_array=lambda n, dtype: np.zeros(n, dtype).view(HostArray),
         get_current_device=lambda: gpu,
+        current_context=lambda: SimpleNamespace(get_memory_info=lambda: (2**40, 2**40)),
     )
 
 

@@ -51,6 +51,11 @@ def check_size(n: int, what: str) -> None:
         raise ValueError(f"{what} has {n} elements: on a GPU at most 2**31 - 1 are supported")
 
 
+def memory() -> tuple[int, int]:
+    """Bytes that are free on this thread's GPU, and all that it has."""
+    return tuple(cuda.current_context().get_memory_info())
+
+
 def n_processors() -> int:
     """Multiprocessors of this thread's GPU."""
     return int(cuda.get_current_device().MULTIPROCESSOR_COUNT)
@@ -67,7 +72,7 @@ def _allocate(allocate: Callable, n_bytes: int):
     except Exception as error:  # numba-cuda raises the driver's error under a name that changes with its version
         if "OUT_OF_MEMORY" not in str(error).upper():
             raise
-    free, total = (n / 2**20 for n in cuda.current_context().get_memory_info())
+    free, total = (n / 2**20 for n in memory())
     raise MemoryError(
         f"The GPU has no room for another {n_bytes / 2**20:.0f} MiB: {free:.0f} of {total:.0f} MiB are free. "
         "Fit on fewer rows, in float32 or with device='cpu'."

@@ -14,18 +14,24 @@ from .dense import matrix
 from .launch import Queue, check_size, empty, upload, zeros
 from .losses import sum_of_batches
 from .optimizers import flags_of_weights, largest_magnitude, n_largest, n_sums
+from .streaming import HostRows, Resident, Streamed, has_room, source_of
 from .walk import Batch, Data, DeviceTargets, LossRule, Model, Plan, Rows, Rule, StepRule, Steps, Targets, Workspace
 
 BLOCK_ROWS = 4096  # rows at a time outside training
 
 
-def as_rows(X) -> Rows:
-    """`X`, a 2-D array or a CSR matrix (sorted, no repeats), on the GPU; a `DeviceTable` is not copied."""
+def as_rows(X) -> Rows | HostRows:
+    """`X`, a 2-D array or a CSR matrix (sorted, no repeats), on the GPU; a `DeviceTable` is not copied.
+
+    Where the GPU has no room for it, X stays where it is, and comes in pieces when it is used.
+    """
     if isinstance(X, DeviceTable):
         return X.as_rows()
     for n, what in zip(X.shape, ("a column of X", "a row of X"), strict=True):
         check_size(n, what)
     n_rows, n_columns = (np.uint32(n) for n in X.shape)
+    if not has_room(X):
+        return HostRows(X, n_rows, n_columns)
     if hasattr(X, "indptr"):
         kind = np.int32 if X.data.size < 2**31 else np.int64
         parts = (upload(np.asarray(a, t)) for a, t in ((X.data, X.data.dtype), (X.indices, np.int32), (X.indptr, kind)))
@@ -88,9 +94,11 @@ class _Epoch:
         self._of = data, n
         self._report = empty(2 * n_batches + n_largest(model.params.size), kind)
         self._sums, penalties = self._report[:n_batches], self._report[n_batches : 2 * n_batches]
+        self._source = source_of(data.rows, kind, n, batch_size)
         self._plan = _new_plan(empty(n, np.uint32), n, n_batches, kind)._replace(penalties=penalties)
+        self._plan, data = self._source.plan(self._plan), data._replace(rows=self._source.rows)
         self._whole, self._rest, self._end = Queue(), Queue(), Queue()
-        self._n_whole, rest = divmod(n, batch_size)
+        self._batch_size, (self._n_whole, rest) = batch_size, divmod(n, batch_size)
         self._n_rest = min(rest, 1)
         if self._n_whole:
             walk.train_step(self._whole, model, data, work, self._plan, rule, batch_size)
@@ -112,7 +120,8 @@ class _Epoch:
         sizes = plan.steps.rates, plan.steps.l2, plan.steps.decays, plan.scales
         for into, values in zip(sizes, (rates, l2, decays, scales), strict=True):
             into.copy_to_device(values.astype(kind))
-        self._whole.run(self._n_whole)
+        for start, stop in self._source.pieces(order):
+            self._whole.run((stop - start) // self._batch_size)
         self._rest.run(self._n_rest)
         self._end.run()
         report = self._report.copy_to_host()  # the only thing that is read back
@@ -164,7 +173,7 @@ class Session:
             max_grad_norm=0.0,
             seed=0,
         )
-        self._workspaces = {}
+        self._workspaces, self._streamed = {}, None
 
     @property
     def params(self) -> np.ndarray:
@@ -268,11 +277,13 @@ class Session:
         scale = 1.0 / weight_sum if weight_sum > 0 else 0.0
         grads = zeros(self.network.n_params, self._kind)
         block = min(n, cpu_session.FULL_ROWS)  # as on the CPU, where dropout's masks count rows within a block
-        model, work, plan = self._model(grads), self._workspace(block, True), self._plan(n, scale, block)
-        for start in range(0, n, block):
-            queue, size = Queue(), min(block, n - start)
-            walk.full_gradient(queue, model, Data(rows, targets), work, plan, self._rule, start > 0, size)
-            queue.run()
+        model, work, source = self._model(grads), self._workspace(block, True), self._source(rows, n, block)
+        plan, data = source.plan(self._plan(n, scale, block)), Data(source.rows, targets)
+        for first, last in source.pieces(None):
+            for start in range(first, last, block):
+                queue, size = Queue(), min(block, last - start)
+                walk.full_gradient(queue, model, data, work, plan, self._rule, start > 0, size)
+                queue.run()
         loss = self._sum_of_losses(plan, targets) * scale
         grads = grads.copy_to_host()
         params = self.params
@@ -296,13 +307,14 @@ class Session:
 
     def evaluate(self, rows: Rows, targets: Targets) -> float:
         """Weighted mean loss of the rows, without penalty and without dropout."""
-        plan, data = self._plan(int(rows.n_rows), 1.0, BLOCK_ROWS), Data(rows, targets)
-        model, rule = self._model(self._none), self._rule
+        n = int(rows.n_rows)
+        source, model, rule = self._source(rows, n, BLOCK_ROWS), self._model(self._none), self._rule
+        plan, data = source.plan(self._plan(n, 1.0, BLOCK_ROWS)), Data(source.rows, targets)
 
         def evaluate(queue, work, n_rows):
             walk.evaluate(queue, model, data, work, plan, rule, n_rows)
 
-        self._in_blocks(plan, True, evaluate)
+        self._in_blocks(plan, True, evaluate, source)
         return self._sum_of_losses(plan, targets) / float(targets.host.weights.sum(dtype=np.float64))
 
     def predict(self, rows: Rows, out: np.ndarray | None = None) -> np.ndarray:
@@ -311,24 +323,34 @@ class Session:
         if out is None:
             out = np.empty((n, self.n_outputs), self._kind)
         check_size(out.size, "the predictions")
-        plan, model = self._plan(n, 1.0, BLOCK_ROWS), self._model(self._none)
+        source, model = self._source(rows, n, BLOCK_ROWS), self._model(self._none)
+        plan = source.plan(self._plan(n, 1.0, BLOCK_ROWS))
         found = matrix(empty(out.size, self._kind), 0, self.n_outputs)
 
         def predict(queue, work, n_rows):
-            walk.predict(queue, model, rows, work, plan, self.loss, found, n_rows)
+            walk.predict(queue, model, source.rows, work, plan, self.loss, found, n_rows)
 
-        self._in_blocks(plan, False, predict)
+        self._in_blocks(plan, False, predict, source)
         out[:] = found.data.copy_to_host().reshape(out.shape)
         return out
 
-    def _in_blocks(self, plan: Plan, with_slopes: bool, put) -> None:
-        """Runs what ``put(queue, work, n_rows)`` launches, over all rows of a plan."""
+    def _in_blocks(self, plan: Plan, with_slopes: bool, put, source: Resident | Streamed | None = None) -> None:
+        """Runs what ``put(queue, work, n_rows)`` launches, over all rows of a plan, which come from `source`."""
         n = plan.losses.size
         work = self._workspace(min(n, BLOCK_ROWS), with_slopes)
-        for start in range(0, n, BLOCK_ROWS):
-            queue = Queue()
-            put(queue, work, min(BLOCK_ROWS, n - start))
-            queue.run()
+        for first, last in [(0, n)] if source is None else source.pieces(None):
+            for start in range(first, last, BLOCK_ROWS):
+                queue = Queue()
+                put(queue, work, min(BLOCK_ROWS, last - start))
+                queue.run()
+
+    def _source(self, rows: Rows | HostRows, n: int, block: int) -> Resident | Streamed:
+        """How rows come in blocks; buffers stay for rows that come again."""
+        if not isinstance(rows, HostRows):
+            return source_of(rows, self._kind, n, block)
+        if self._streamed is None or self._streamed[0] is not rows or self._streamed[1] != block:
+            self._streamed = rows, block, source_of(rows, self._kind, n, block)
+        return self._streamed[2]
 
     # ---------------------------------------------------------------- memory
 

@@ -138,6 +138,12 @@ class Plan(NamedTuple):
     scales: object  # (n_batches,): one over the sum of the batch's weights
     losses: object  # (n,): left there, for each position of the order
     penalties: object  # (n_batches,): left there, the sum of squares of all weights before each step
+    source: object = None  # a Batch: where the rows are, if it is not where `batch` says; targets are where that says
+
+    @property
+    def batch_of_rows(self) -> Batch:
+        """Which rows of X a step has."""
+        return self.batch if self.source is None else self.source
 
 
 def output_of(layer, data, capacity):
@@ -203,7 +209,7 @@ def loss_of_rows(queue, model, targets, plan, work, rule, n_rows):
 
 def backpropagate(queue, model, data, plan, work, rule, n_rows):
     """Forward, loss and backward of one batch."""
-    forward(queue, model, data.rows, plan.batch, work, work.slopes, rule.seed, n_rows)
+    forward(queue, model, data.rows, plan.batch_of_rows, work, work.slopes, rule.seed, n_rows)
     loss_of_rows(queue, model, data.targets, plan, work, rule, n_rows)
     backward(queue, model, work, n_rows)
 
@@ -280,7 +286,7 @@ def train_step(queue, model, data, work, plan, rule, n_rows):
         Rows of the batch.
     """
     backpropagate(queue, model, data, plan, work, rule, n_rows)
-    gradients(queue, model, data.rows, plan.batch, work, False, n_rows)
+    gradients(queue, model, data.rows, plan.batch_of_rows, work, False, n_rows)
     descend(queue, model, plan, work, rule)
     next_batch(queue, plan, n_rows, work.squares)
 
@@ -288,7 +294,7 @@ def train_step(queue, model, data, work, plan, rule, n_rows):
 def full_gradient(queue, model, data, work, plan, rule, accumulate, n_rows):
     """Gradient of the loss over the next `n_rows` rows; `model.grads` is overwritten or added to."""
     backpropagate(queue, model, data, plan, work, rule, n_rows)
-    gradients(queue, model, data.rows, plan.batch, work, accumulate, n_rows)
+    gradients(queue, model, data.rows, plan.batch_of_rows, work, accumulate, n_rows)
     next_batch(queue, plan, n_rows, work.none)
 
 
@@ -300,7 +306,7 @@ def predict(queue, model, rows, work, plan, loss, out, n_rows):
     out : Matrix (n_samples, n_outputs)
         Overwritten in these rows.
     """
-    forward(queue, model, rows, plan.batch, work, work.none, 0, n_rows)
+    forward(queue, model, rows, plan.batch_of_rows, work, work.none, 0, n_rows)
     last = model.layers[-1]
     z = output_of(last, work.outputs, work.capacity)
     apply_inverse_link(queue, z, loss, last["n_out"], plan.batch, out, n_rows)
@@ -309,6 +315,6 @@ def predict(queue, model, rows, work, plan, loss, out, n_rows):
 
 def evaluate(queue, model, data, work, plan, rule, n_rows):
     """The loss of the next `n_rows` rows without dropout, left in `plan.losses`."""
-    forward(queue, model, data.rows, plan.batch, work, work.none, 0, n_rows)
+    forward(queue, model, data.rows, plan.batch_of_rows, work, work.none, 0, n_rows)
     loss_of_rows(queue, model, data.targets, plan, work, rule, n_rows)
     next_batch(queue, plan, n_rows, work.none)

@@ -97,8 +97,11 @@ class DeviceArray:
         out[:] = self._values
         return out
 
-    def copy_to_device(self, source) -> None:
+    def copy_to_device(self, source, stream=0) -> None:
         _call_driver("cuMemcpyHtoD")
+        if stream != 0:
+            stream.add(lambda: self.copy_to_device(source))
+            return
         source = source._values if isinstance(source, DeviceArray) else source
         self._check(source)
         self._values[:] = source
@@ -109,6 +112,39 @@ class DeviceArray:
 
     def in_kernel(self) -> Vector:
         return Vector(self._values, self._offset)
+
+
+class Stream:
+    """A stream beside the default one: what it is given happens as late as an event allows."""
+
+    def __init__(self):
+        self.waiting, self.n_added, self.n_done = [], 0, 0
+
+    def add(self, action) -> None:
+        self.waiting.append(action)
+        self.n_added += 1
+
+    def run_until(self, number: int) -> None:
+        while self.n_done < number:
+            self.n_done += 1
+            self.waiting.pop(0)()
+
+
+class Event:
+    """A point in a stream. The default stream is always done with all that it was given."""
+
+    def __init__(self, timing=True):
+        self._stream, self._number = 0, 0
+
+    def record(self, stream=0) -> None:
+        self._stream, self._number = stream, 0 if stream == 0 else stream.n_added
+
+    def synchronize(self) -> None:
+        if self._stream != 0:
+            self._stream.run_until(self._number)
+
+    def wait(self, stream=0) -> None:
+        self.synchronize()
 
 
 def _argument(value):
@@ -349,6 +385,7 @@ def _make_module() -> ModuleType:
     cuda.device_array = lambda n, dtype: _allocated(poisoned(n, dtype))
     cuda.to_device = lambda array: _allocated(array.copy())
     cuda.as_cuda_array = _as_cuda_array
+    cuda.stream, cuda.event, cuda.pinned_array = Stream, Event, poisoned
     cuda.synchronize = lambda: None
     cuda.is_available, cuda.cuda_error = lambda: True, lambda: None
     cuda.gpus = [SimpleNamespace(name=b"simulated GPU")]
