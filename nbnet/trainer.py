@@ -32,7 +32,7 @@ NON_FINITE_WEIGHTS = (
 )
 
 
-ON_CPU_ONLY = {"text_session": "texts", "conv_session": "images"}
+ON_CPU_ONLY = {"text_session": "texts"}
 
 
 def backend_for(device: str, kind: str = "session", *, fitted: bool = False) -> ModuleType:

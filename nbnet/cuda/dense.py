@@ -89,7 +89,7 @@ class Activated(NamedTuple):
 
 
 @device_function
-def _add_bias(out, sizes, row, column, z0, z1, z2, z3):
+def add_bias(out, sizes, row, column, z0, z1, z2, z3):
     b0, b1, b2, b3 = load4(out.bias.data, out.bias.start + column)
     store4(out.y.data, out.y.start + row * out.y.stride + column, z0 + b0, z1 + b1, z2 + b2, z3 + b3)
 
@@ -119,7 +119,7 @@ def _activate(dtype, activation, with_slopes):
 
 
 @functools.cache
-def _end_of_layer(dtype, activation, with_slopes):
+def end_of_layer(dtype, activation, with_slopes):
     """On a tile just stored: z in `y` becomes activation(z); its slope goes where its gradient will be.
 
     Columns from n_columns on are pads: they become zero, whatever activation(0) is. Returns the `End` of a product.
@@ -136,14 +136,14 @@ def _end_of_layer(dtype, activation, with_slopes):
         z0, z1, z2, z3 = load4(out.y.data, out.y.start + row * out.y.stride + column)
         activate_four(out, sizes, row, column, z0, z1, z2, z3)
 
-    return End(at_once) if activation in SHORT else End(_add_bias, later)
+    return End(at_once) if activation in SHORT else End(add_bias, later)
 
 
 def _activated(params, layer, y, slopes):
     """Where the layer's output goes and how."""
     bias = matrix(params, layer["bias_start"], layer["out_stride"])
     dtype = getattr(numba, params.dtype.name)
-    return Activated(y, slopes, bias), _end_of_layer(dtype, int(layer["activation"]), slopes.size > 0)
+    return Activated(y, slopes, bias), end_of_layer(dtype, int(layer["activation"]), slopes.size > 0)
 
 
 def dense_forward(queue, x, params, layer, y, slopes, n_rows):
@@ -218,7 +218,7 @@ def _times_slopes(out, sizes, row, column, v0, v1, v2, v3):
 
 
 @device_function
-def _overwrite(out, sizes, row, column, v0, v1, v2, v3):
+def overwrite(out, sizes, row, column, v0, v1, v2, v3):
     store4(out.y.data, out.y.start + row * out.y.stride + column, v0, v1, v2, v3)
 
 
@@ -260,7 +260,7 @@ def dense_weight_gradient(queue, x, grad_y, layer, grads, n_rows, accumulate):
     """
     grad = Stored(matrix(grads, layer["weight_start"], layer["out_stride"]))
     sizes = layer["n_in"], layer["n_out"], n_rows
-    add_product(queue, x, grad_y, grad, sizes, End(_add if accumulate else _overwrite), False, False)
+    add_product(queue, x, grad_y, grad, sizes, End(_add if accumulate else overwrite), False, False)
 
 
 @functools.cache

@@ -13,6 +13,7 @@ import numba
 import numpy as np
 from numba import uint32
 
+from .gathered import gathered_load
 from .intrinsics import load4, store4
 from .jit import cuda, cuda_kernel, device_function
 from .launch import compute_capability, n_processors
@@ -73,12 +74,14 @@ def n_blocks(n: int, size: int) -> int:
 
 
 @functools.cache
-def _operand(dtype, side, depth, threads, along_k):
+def _operand(dtype, side, depth, threads, layout):
     """How a block brings `side` x `depth` of a matrix into shared memory, as `depth` rows of `side` elements.
 
-    `along_k` says that the matrix has the terms of the sums next to each other in memory. Returns two functions: one
-    loads a thread's part of the next piece into registers, while the last piece is multiplied; one stores it.
+    `layout` is True where the matrix has the terms of the sums next to each other in memory, False where it has the
+    elements of the side, and a `Layout` where tables say what lies where. Returns two functions: one loads a thread's
+    part of the next piece into registers, while the last piece is multiplied; one stores it.
     """
+    along_k = layout if isinstance(layout, bool) else layout.along_k
     n_loads = side * depth // 4 // threads
     loads_a_row = (depth if along_k else side) // 4
     pitch = side + 4  # so that storing columns of four does not fall into one bank
@@ -116,11 +119,11 @@ def _operand(dtype, side, depth, threads, along_k):
                 at = uint32(start + row * uint32(pitch) + column)
                 store4(shared, at, held[n * 4], held[n * 4 + 1], held[n * 4 + 2], held[n * 4 + 3])
 
-    return load, store
+    return load if isinstance(layout, bool) else gathered_load(dtype, layout, n_loads, loads_a_row, threads), store
 
 
 @functools.cache
-def _multiply(dtype, tile, a_along_k, b_along_k):
+def multiply_tile(dtype, tile, a_along_k, b_along_k):
     """A device function: the block's tile of a product, in registers.
 
     A thread owns patches of 4 x 4, `rows` / (own / 4) rows and `columns` / (own / 4) columns apart, so that the threads
@@ -199,7 +202,7 @@ def _multiply(dtype, tile, a_along_k, b_along_k):
 @functools.cache
 def _product_kernel(dtype, tile, a_along_k, b_along_k, end):
     """A kernel: each block multiplies its tile; `end` takes four sums of a row at a time."""
-    multiply = _multiply(dtype, tile, a_along_k, b_along_k)
+    multiply = multiply_tile(dtype, tile, a_along_k, b_along_k)
     own, n_own = tile.own, tile.own**2
     patches, across = tile.own // 4, tile.columns // tile.own
     rows_apart, columns_apart = tile.rows // patches, tile.columns // patches

@@ -6,6 +6,7 @@ import functools
 
 from numba import uint32
 
+from .intrinsics import load4, store4
 from .jit import cuda, device_function
 
 WARP = 32
@@ -75,3 +76,33 @@ def block_sum(dtype):
 def block_max(dtype):
     """A device function: maximum over the threads of a block of BLOCK; once in a kernel."""
     return _over_block(dtype, warp_max, _larger)
+
+
+# ---------------------------------------------------------------- four columns of a matrix a thread
+
+
+def quad_block(n_columns: int) -> tuple[int, int]:
+    """Threads of a block (across, down) that sums columns: each has four columns and every `down`-th row."""
+    across = min(-(-int(n_columns) // 4), WARP)
+    return across, BLOCK // across
+
+
+@functools.cache
+def quad_sums(dtype):
+    """A device function: sums of four values over the threads of a column, by their rows; right in every thread."""
+    n_values = 4 * BLOCK
+
+    @device_function
+    def reduce(v0, v1, v2, v3):
+        parts = cuda.shared.array(n_values, dtype, alignment=16)
+        own, across = uint32(cuda.threadIdx.x), uint32(cuda.blockDim.x)
+        store4(parts, uint32(uint32(cuda.threadIdx.y) * across + own) * uint32(4), v0, v1, v2, v3)
+        cuda.syncthreads()
+        v0, v1, v2, v3 = load4(parts, own * uint32(4))
+        for row in range(1, cuda.blockDim.y):
+            w0, w1, w2, w3 = load4(parts, uint32(uint32(row) * across + own) * uint32(4))
+            v0, v1, v2, v3 = v0 + w0, v1 + w1, v2 + w2, v3 + w3
+        cuda.syncthreads()  # the next call writes there
+        return v0, v1, v2, v3
+
+    return reduce

@@ -88,8 +88,8 @@ def _new_plan(order, n: int, n_batches: int, kind) -> Plan:
 class _Epoch:
     """The launches of an epoch over some rows, put together once in a fit."""
 
-    def __init__(self, model: Model, data: Data, n: int, batch_size: int, work: Workspace, rule: Rule):
-        kind = work.inputs.dtype.type
+    def __init__(self, train_step, model: Model, data: Data, n: int, batch_size: int, work: Workspace, rule: Rule):
+        kind = model.params.dtype.type
         n_batches = -(-n // batch_size)
         self._of = data, n
         self._report = empty(2 * n_batches + n_largest(model.params.size), kind)
@@ -101,9 +101,9 @@ class _Epoch:
         self._batch_size, (self._n_whole, rest) = batch_size, divmod(n, batch_size)
         self._n_rest = min(rest, 1)
         if self._n_whole:
-            walk.train_step(self._whole, model, data, work, self._plan, rule, batch_size)
+            train_step(self._whole, model, data, work, self._plan, rule, batch_size)
         if rest:
-            walk.train_step(self._rest, model, data, work, self._plan, rule, rest)
+            train_step(self._rest, model, data, work, self._plan, rule, rest)
         sum_of_batches(self._end, self._plan.losses, self._sums, batch_size)
         largest_magnitude(self._end, model.params, self._report[2 * n_batches :])
 
@@ -145,6 +145,8 @@ class Session:
     n_jobs : int or None
         Of the CPU's workers; ignored.
     """
+
+    _walk = walk
 
     def __init__(
         self,
@@ -254,8 +256,9 @@ class Session:
         alpha = 0.0 if self.optimizer == Optimizer.ADAMW else self.alpha
         data = Data(rows, targets)
         if self._epoch is None or not self._epoch.is_of(data, order.size):
-            work = self._workspace(self.batch_size, True)
-            self._epoch = _Epoch(self._model(self._grads), data, order.size, self.batch_size, work, self._rule)
+            work, model = self._training_workspace(self.batch_size), self._model(self._grads)
+            step, size = self._walk.train_step, (order.size, self.batch_size)
+            self._epoch = _Epoch(step, model, data, *size, work, self._rule)
         self._params.changes_on_device()
         self._moments.changes_on_device()
         losses, penalties, self._largest_weight = self._epoch.run(order, rates, alpha * means, decays, means, step0)
@@ -307,41 +310,50 @@ class Session:
 
     def evaluate(self, rows: Rows, targets: Targets) -> float:
         """Weighted mean loss of the rows, without penalty and without dropout."""
-        n = int(rows.n_rows)
-        source, model, rule = self._source(rows, n, BLOCK_ROWS), self._model(self._none), self._rule
-        plan, data = source.plan(self._plan(n, 1.0, BLOCK_ROWS)), Data(source.rows, targets)
+        n, block = int(rows.n_rows), self._block_rows
+        source, model, rule = self._source(rows, n, block), self._model(self._none), self._rule
+        plan, data = source.plan(self._plan(n, 1.0, block)), Data(source.rows, targets)
 
         def evaluate(queue, work, n_rows):
-            walk.evaluate(queue, model, data, work, plan, rule, n_rows)
+            self._walk.evaluate(queue, model, data, work, plan, rule, n_rows)
 
         self._in_blocks(plan, True, evaluate, source)
         return self._sum_of_losses(plan, targets) / float(targets.host.weights.sum(dtype=np.float64))
 
     def predict(self, rows: Rows, out: np.ndarray | None = None) -> np.ndarray:
         """Predictions (n_rows, n_outputs) on the host: softmax, logistic, exp or the output itself, by the loss."""
-        n = int(rows.n_rows)
         if out is None:
-            out = np.empty((n, self.n_outputs), self._kind)
+            out = np.empty((int(rows.n_rows), self.n_outputs), self._kind)
+        return self._predict(rows, self.loss, out)
+
+    def _predict(self, rows: Rows, loss: int, out: np.ndarray) -> np.ndarray:
+        """What the walk's `predict` gives for this `loss`, in `out`."""
+        n, width = out.shape
         check_size(out.size, "the predictions")
-        source, model = self._source(rows, n, BLOCK_ROWS), self._model(self._none)
-        plan = source.plan(self._plan(n, 1.0, BLOCK_ROWS))
-        found = matrix(empty(out.size, self._kind), 0, self.n_outputs)
+        source, model = self._source(rows, n, self._block_rows), self._model(self._none)
+        plan = source.plan(self._plan(n, 1.0, self._block_rows))
+        found = matrix(empty(out.size, self._kind), 0, width)
 
         def predict(queue, work, n_rows):
-            walk.predict(queue, model, source.rows, work, plan, self.loss, found, n_rows)
+            self._walk.predict(queue, model, source.rows, work, plan, loss, found, n_rows)
 
         self._in_blocks(plan, False, predict, source)
         out[:] = found.data.copy_to_host().reshape(out.shape)
         return out
 
+    @property
+    def _block_rows(self) -> int:
+        """Rows at a time outside training."""
+        return BLOCK_ROWS
+
     def _in_blocks(self, plan: Plan, with_slopes: bool, put, source: Resident | Streamed | None = None) -> None:
         """Runs what ``put(queue, work, n_rows)`` launches, over all rows of a plan, which come from `source`."""
-        n = plan.losses.size
-        work = self._workspace(min(n, BLOCK_ROWS), with_slopes)
+        n, block = plan.losses.size, self._block_rows
+        work = self._workspace(min(n, block), with_slopes)
         for first, last in [(0, n)] if source is None else source.pieces(None):
-            for start in range(first, last, BLOCK_ROWS):
+            for start in range(first, last, block):
                 queue = Queue()
-                put(queue, work, min(BLOCK_ROWS, last - start))
+                put(queue, work, min(block, last - start))
                 queue.run()
 
     def _source(self, rows: Rows | HostRows, n: int, block: int) -> Resident | Streamed:
@@ -358,6 +370,10 @@ class Session:
         moments = self._none if self._moments is None else self._moments.on_device()
         is_weight = None if self._moments is None else self._is_weight
         return Model(self.network.layers, self._params.on_device(), grads, moments, is_weight)
+
+    def _training_workspace(self, n_rows: int) -> Workspace:
+        """Room for batches of `n_rows` rows."""
+        return self._workspace(n_rows, True)
 
     def _workspace(self, n_rows: int, with_slopes: bool) -> Workspace:
         """Room for `n_rows` rows, made once."""

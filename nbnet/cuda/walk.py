@@ -160,11 +160,14 @@ def input_of(model, work, number):
 
 def is_sparse(rows) -> bool:
     """Whether rows are CSR, which are read where they lie."""
-    return rows.indptr.size > 0
+    return rows is not None and rows.indptr.size > 0
 
 
 def forward(queue, model, rows, batch, work, slopes, seed, n_rows):
-    """`n_rows` rows of a batch through all layers; for training `slopes` are wanted and dropout draws."""
+    """`n_rows` rows of a batch through all layers; for training `slopes` are wanted and dropout draws.
+
+    Without `rows` (None) the first layer's inputs are there already.
+    """
     n_layers = model.layers.size
     for number, layer in enumerate(model.layers):
         y = output_of(layer, work.outputs, work.capacity)
@@ -172,7 +175,7 @@ def forward(queue, model, rows, batch, work, slopes, seed, n_rows):
         if number == 0 and is_sparse(rows):
             sparse_forward(queue, rows, batch, model.params, layer, y, wanted, n_rows)
         else:
-            if number == 0:
+            if number == 0 and rows is not None:
                 gather(queue, rows, batch, input_of(model, work, 0), n_rows)
             dense_forward(queue, input_of(model, work, number), model.params, layer, y, wanted, n_rows)
         if layer["dropout"] > 0.0 and wanted.size > 0:
