@@ -138,6 +138,7 @@ def everything(all_activations: bool):
             for activation in (Activation.RELU, Activation.GELU):
                 yield dtype, launches(wide, Loss.HUBER, activation, Optimizer.SGD, width=width, batch_size=n_rows)
         yield from ((dtype, launches_of_team(table, *kind)) for kind in kinds_of_teams(dtype, all_activations))
+        yield from ((dtype, recorded) for recorded in image_networks(dtype))
 
 
 def kinds_of_teams(dtype: str, all_activations: bool):
@@ -198,6 +199,48 @@ def launches(X, loss, activation, optimizer, dtype=None, *, width=24, batch_size
     return recorded
 
 
+def image_networks(dtype: str):
+    """Launches of networks over images that together launch every kernel there is for them."""
+    from nbnet.image_network import ConvSpec, PoolSpec, ResidualSpec
+    from nbnet.images import Augmentation
+    from nbnet.network import Activation, LayerKind
+
+    largest, mean, tanh = PoolSpec(LayerKind.MAX_POOL), PoolSpec(LayerKind.AVG_POOL), Activation.TANH
+    residual = [ConvSpec(5, batch_norm=True), ResidualSpec(5, 1, tanh, True), largest, ResidualSpec(8, 2, tanh)]
+    yield image_launches([*residual, PoolSpec(LayerKind.AVG_POOL, None)], dtype, Augmentation(rotation=1.0))
+    poolings = [largest, ConvSpec(16, activation=tanh), ConvSpec(3, 5), largest, largest, mean]
+    yield image_launches(poolings, dtype, Augmentation(shift=1))
+    if dtype == "float32":
+        yield image_launches([], dtype, image_type="float64")
+        wide = [ConvSpec(n_channels) for n_channels in (128, 128, 64, 64, 32, 16)]
+        yield image_launches(wide, dtype, image_type="float32", shape=(32, 32, 4), n=40)
+
+
+def image_launches(specs, dtype, augmentation=None, *, image_type="uint8", shape=(18, 17, 3), n=8) -> list:
+    """All launches of the calls that a fit and a prediction over images make."""
+    from nbnet.cuda import conv_session, session
+    from nbnet.image_network import build_images
+    from nbnet.images import augment_rule
+    from nbnet.network import DenseSpec, Loss, Optimizer
+
+    recorded, dtype = [], np.dtype(dtype)
+    session.Queue.run = lambda queue, times=1: recorded.extend(queue.launches)
+    network = build_images(shape, specs, [DenseSpec(3)])
+    rule = augment_rule(augmentation, np.zeros(shape[2])) if augmentation else None
+    params = np.zeros(network.n_params, dtype)
+    gpu = conv_session.ConvSession(network, params, Loss.SOFTMAX_CROSS_ENTROPY, augment=rule)
+    rows = conv_session.as_images(
+        np.zeros((n, *shape), image_type), shape, np.zeros(shape[2]), np.ones(shape[2]), dtype
+    )
+    targets = conv_session.as_targets(np.zeros(n), None, np.ones(n), 3, dtype)
+    gpu.prepare(Optimizer.ADAM, n)
+    gpu.train_epoch(rows, targets, np.arange(n), np.zeros(1), np.zeros(1), 0)
+    gpu.evaluate(rows, targets)
+    gpu.predict(rows)
+    gpu.transform(rows)
+    return recorded
+
+
 # ---------------------------------------------------------------- compiling and inspecting
 
 
@@ -231,7 +274,7 @@ def assemble(ptx: str, cc, folder: Path, name: str) -> str:
     if done.returncode:
         raise RuntimeError(done.stderr.strip()[:500])
     listing = ""
-    if "product" in name and find_tool("nvdisasm"):
+    if name.startswith(("product", "convolution")) and find_tool("nvdisasm"):
         listing = subprocess.run(
             [find_tool("nvdisasm"), "-c", str(machine_code)], capture_output=True, text=True, check=True
         ).stdout

@@ -198,6 +198,4 @@ def augment_rows(queue, source, target, shape, batch, rule, seed, n_rows):
     dtype = source.data.dtype
     kernel = _augment_kernel(getattr(numba, dtype.name), bool(rule.max_rotation > 0))
     shape = tuple(np.int32(n) for n in shape)
-    queue.add(
-        kernel, n_rows, THREADS, source, target, shape, batch, rule, np.uint64(Stream.AUGMENT), np.uint64(seed)
-    )
+    queue.add(kernel, n_rows, THREADS, source, target, shape, batch, rule, np.uint64(Stream.AUGMENT), np.uint64(seed))

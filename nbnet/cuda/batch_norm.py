@@ -19,7 +19,7 @@ from .jit import cuda, cuda_kernel, device_function
 from .maths import maths
 from .pooling import THREADS, add_pixels, place_of_thread, position_of
 from .product import n_blocks
-from .reductions import BLOCK, quad_block, quad_sums
+from .reductions import QUAD_THREADS, quad_block, quad_sums
 
 CHANNELS = 128  # threads of a block that has channels only
 
@@ -40,7 +40,7 @@ def _add_sums(queue, kernel, n_images, n_channels, *args):
 def _image_statistics_kernel(dtype):
     sums_of_quads, zero = quad_sums(dtype), dtype(0)
 
-    @cuda_kernel(BLOCK)
+    @cuda_kernel(QUAD_THREADS)
     def image_statistics(z, moments, n_pixels, share):
         i, channel = uint32(cuda.blockIdx.x), uint32(_own_channel())
         start = uint32(z.start + i * z.size + channel)
@@ -85,7 +85,7 @@ def image_statistics(queue, z, layer, moments, n_images):
 def _batch_statistics_kernel(dtype):
     sums_of_quads, zero = quad_sums(dtype), dtype(0)
 
-    @cuda_kernel(BLOCK)
+    @cuda_kernel(QUAD_THREADS)
     def batch_statistics(moments, weights, params, state_start, statistics, sizes):
         n_images, n_channels = sizes
         channel = uint32(_own_channel())
@@ -200,7 +200,7 @@ def norm_factors(queue, params, layer, statistics, norm):
 def _gradient_sums_kernel(dtype):
     sums_of_quads, zero = quad_sums(dtype), dtype(0)
 
-    @cuda_kernel(BLOCK)
+    @cuda_kernel(QUAD_THREADS)
     def image_gradient_sums(grad, z, statistics, sums, n_pixels):
         i, channel = uint32(cuda.blockIdx.x), uint32(_own_channel())
         inside = channel < z.stride
@@ -232,7 +232,7 @@ def image_gradient_sums(queue, grad, z, statistics, layer, sums, n_images):
 def _sum_images_kernel(dtype):
     sums_of_quads, zero = quad_sums(dtype), dtype(0)
 
-    @cuda_kernel(BLOCK)
+    @cuda_kernel(QUAD_THREADS)
     def sum_images(sums, row, n_images, n_channels, total):
         channel = uint32(_own_channel())
         t0 = t1 = t2 = t3 = zero

@@ -23,14 +23,14 @@ from .conv_net import Maps
 from .dense import Activated, Stored, add_bias, end_of_layer, matrix, overwrite
 from .gathered import Gathered, Layout
 from .jit import cuda, cuda_kernel, device_function
-from .launch import compute_capability, n_processors
+from .launch import n_processors
 from .pooling import deliver_four
 from .product import End, Tile, multiply_tile, n_blocks
 from .reductions import BLOCK
 
-# Convolutions have many rows and few columns. In float64 only tiles whose sums fit in registers.
+# Convolutions have many rows and few columns: a larger tile would need more registers than two blocks may have. In
+# float64 only tiles whose sums fit in registers.
 TILES = (
-    Tile(128, 128, 8, 8),
     Tile(128, 64, 8, 8),
     Tile(128, 32, 8, 8),
     Tile(64, 64, 16, 4),
@@ -64,7 +64,7 @@ class Shape(NamedTuple):
     n_rows: int
     n_columns: int
     n_terms: int
-    n_stored: int  # columns that are stored: pads too
+    n_stored: int  # columns that are stored: pads, too
     blocks_across: int
     slice_terms: int  # terms of a slice of the sum
     slice_size: int  # elements from one slice's result to the next one's
@@ -80,14 +80,13 @@ def _product_kernel(dtype, tile, a_layout, b_layout, end, sliced):
     rows_apart, columns_apart = tile.rows // patches, tile.columns // patches
     tile_rows, tile_columns = tile.rows, tile.columns
     store, revisit, revisits = end.store, end.revisit, end.revisits
-    blocks = 2 if tile.threads == 256 and tile.own == 8 and compute_capability() >= (9, 0) else 1
 
     @device_function
     def slice_of(operand, first):
         start, stride, terms = operand.start, operand.stride, operand.terms
         return Gathered(operand.data, start, stride, operand.sides, terms, first)
 
-    @cuda_kernel(tile.threads, blocks)
+    @cuda_kernel(tile.threads)
     def convolution(a, b, out, shape):
         total = cuda.local.array(n_own, dtype)
         block = uint32(cuda.blockIdx.x)
@@ -128,7 +127,7 @@ def _add_product(queue, a, b, out, sizes, n_stored, layouts, end, slices=(1, 0))
     dtype = a.data.dtype
     n_slices, slice_size = slices
     tile = choose_tile(sizes[0], sizes[1], dtype)
-    across = n_blocks(sizes[1], tile.columns)
+    across = n_blocks(n_stored, tile.columns)
     slice_terms = n_blocks(sizes[2], n_slices)
     shape = Shape(*(np.uint32(n) for n in (*sizes, n_stored, across, slice_terms, slice_size)))
     kernel = _product_kernel(getattr(numba, dtype.name), tile, *layouts, end, n_slices > 1)
@@ -300,7 +299,7 @@ def n_slices(layer, n_images: int) -> int:
 def pieces_size(layer, n_images: int) -> int:
     """Elements that `conv2d_filter_gradient` needs at most of `sums`, for up to so many images."""
     slices = _most_slices(layer, n_images)
-    return slices * int(layer["n_in"] * layer["out_stride"]) if slices > 1 else 0
+    return slices * int(layer["n_in"]) * round_up(int(layer["n_out"])) if slices > 1 else 0
 
 
 def conv2d_filter_gradient(queue, x, grad_z, layer, grads, sums, tables, n_images):
@@ -327,31 +326,38 @@ def conv2d_filter_gradient(queue, x, grad_z, layer, grads, sums, tables, n_image
     gradient = _gathered(grad_z.data, tables.gradients, tables.gradients, stride=1)
     layouts = Layout(False, _together(layer, x)), Layout(False, 4, in_line=True)
     sizes = layer["n_in"], layer["n_out"], n_images * layer["height"] * layer["width"]
-    slices, size = n_slices(layer, n_images), layer["n_in"] * layer["out_stride"]
-    whole = matrix(grads, layer["weight_start"], layer["out_stride"])
-    into = matrix(sums, 0, layer["out_stride"]) if slices > 1 else whole
-    stored = layer["out_stride"]
-    _add_product(queue, windows, gradient, Stored(into), sizes, stored, layouts, End(overwrite), (slices, size))
+    grad = matrix(grads, layer["weight_start"], layer["out_stride"])
+    slices, width = n_slices(layer, n_images), round_up(int(layer["n_out"]))
+    size = int(layer["n_in"]) * width
+    into = matrix(sums, 0, width) if slices > 1 else grad
+    _add_product(queue, windows, gradient, Stored(into), sizes, width, layouts, End(overwrite), (slices, size))
     if slices > 1:
-        sum_slices(queue, sums, layer["weight_start"], size, slices, grads)
+        sum_slices(queue, into, grad, size, slices)
 
 
 @functools.cache
 def _sum_slices_kernel(dtype):
     @cuda_kernel(BLOCK)
-    def sum_slices(slices, start, size, n_slices, grads):
+    def sum_slices(slices, grad, size, n_slices):
         i = uint32(uint32(cuda.blockIdx.x) * uint32(BLOCK) + uint32(cuda.threadIdx.x))
         if i < size:
             total = dtype(0)
             for number in range(n_slices):
-                total += slices[uint32(uint32(number) * size + i)]
-            grads[start + i] = total
+                total += slices.data[uint32(uint32(number) * size + i)]
+            grad.data[grad.start + uint32(i // slices.stride) * grad.stride + i % slices.stride] = total
 
     return sum_slices
 
 
-def sum_slices(queue, slices, start, size, number, grads):
-    """``grads[start : start + size] = sum over s < number of slices[s * size : (s + 1) * size]``, in order."""
-    kernel = _sum_slices_kernel(getattr(numba, grads.dtype.name))
-    sizes = (np.uint32(n) for n in (start, size, number))
-    queue.add(kernel, n_blocks(size, BLOCK), BLOCK, slices, *sizes, grads)
+def sum_slices(queue, slices, grad, size, number):
+    """``grad = sum over s < number of slices[s]``, in order.
+
+    Parameters
+    ----------
+    slices : Matrix
+        The first of `number`, of `size` elements each, one behind the other.
+    grad : Matrix
+        Overwritten.
+    """
+    kernel = _sum_slices_kernel(getattr(numba, grad.data.dtype.name))
+    queue.add(kernel, n_blocks(size, BLOCK), BLOCK, slices, grad, np.uint32(size), np.uint32(number))

@@ -129,6 +129,9 @@ class ConvSession(Session):
         """Room for `n_rows` images, made once."""
         key = n_rows, with_slopes, training
         if key not in self._image_workspaces:
+            check_size(
+                round_up(n_rows) * self.image_network.image_width, f"the output of all layers for {n_rows} images"
+            )
             dense = super()._workspace(n_rows, with_slopes)
             self._image_workspaces[key] = _make_work(self.image_network, dense, self._kind, training)
         return self._image_workspaces[key]
@@ -139,16 +142,14 @@ def _make_work(network: ImageNetwork, dense, kind, training: bool) -> Work:
     layers, n = network.image_layers, dense.capacity
     convs = [row for row in layers if row["kind"] == LayerKind.CONV2D]
 
-    def vector(size, what, dtype=kind):
+    def vector(size, what):
         check_size(size, f"{what} for {n} images")
-        return zeros(size, dtype)
+        return zeros(size, kind)
 
     size = n * network.image_width
-    outputs = vector(size, "the output of all layers")
-    slopes = vector(size if training else 0, "the gradient of all layers")
+    outputs, slopes, codes = zeros(size, kind), zeros(size * training, kind), zeros(size * training, np.uint8)
     several = bool(layers["input_leaves"].any() or layers["skip_leaves"].any())
-    partials = vector(size if training and several else 0, "the gradient of all layers")
-    codes = vector(size if training else 0, "the pooling of all layers", np.uint8)
+    partials = empty(size if training and several else 0, kind)
     z = vector(max((n * _z_size(row) for row in convs), default=0), "the output of a convolution")
     sizes = (n * int(gradient_maps(row, None, _border(row, layers)).size) for row in convs if training)
     grad_z = vector(max(sizes, default=0), "the gradient of a convolution")
@@ -161,7 +162,7 @@ def _make_work(network: ImageNetwork, dense, kind, training: bool) -> Work:
             z=z_maps(row, vector(n * _z_size(row), "the output of a convolution") if keeps_z else z),
             grad_z=gradient_maps(row, grad_z, border),
             border=border,
-            statistics=vector(4 * int(row["out_stride"]) if has_norm(row) else 0, "statistics"),
+            statistics=zeros(4 * int(row["out_stride"]) if has_norm(row) else 0, kind),
             tables=None,
         )
         if row["kind"] == LayerKind.CONV2D:
@@ -170,14 +171,13 @@ def _make_work(network: ImageNetwork, dense, kind, training: bool) -> Work:
         results.append(own)
     first = int(results[-1].y.start)
     plain = int(np.prod(layers[0][["out_height", "out_width", "n_out"]].tolist()))
-    n_sums = 2 * n * int(layers["out_stride"].max())
     return Work(
         outputs=outputs,
         slopes=slopes,
         partials=partials,
         codes=codes,
         results=tuple(results),
-        sums=vector(n_sums, "sums"),
+        sums=vector(2 * n * int(layers["out_stride"].max()), "the sums over the pixels of each channel"),
         pieces=empty(max((pieces_size(row, n) for row in convs), default=0) if training else 0, kind),
         plain=empty(n * plain if training else 0, kind),
         weights=Weights(zeros(n, kind), upload(np.ones(1, kind))),

@@ -52,9 +52,7 @@ def gathered_load(dtype, layout, n_loads, loads_a_row, threads):
             if together == 4:
                 if side < n_side and term < n_k:
                     at = (side * m.stride if in_line else m.sides[side]) + m.terms[m.first + term]
-                    held[n * 4], held[n * 4 + 1], held[n * 4 + 2], held[n * 4 + 3] = load4(
-                        m.data, uint32(m.start + at)
-                    )
+                    held[n * 4], held[n * 4 + 1], held[n * 4 + 2], held[n * 4 + 3] = load4(m.data, uint32(m.start + at))
                 else:
                     held[n * 4] = held[n * 4 + 1] = held[n * 4 + 2] = held[n * 4 + 3] = dtype(0)
             else:

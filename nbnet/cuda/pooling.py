@@ -21,7 +21,7 @@ from .intrinsics import load4, store4
 from .jit import cuda, cuda_kernel, device_function
 from .maths import maths
 from .product import n_blocks
-from .reductions import BLOCK, quad_block, quad_sums
+from .reductions import QUAD_THREADS, quad_block, quad_sums
 
 THREADS = 128
 FALLING = (Activation.GELU, Activation.SILU)  # of the others, the largest value belongs to the largest input
@@ -206,7 +206,7 @@ def activation_forward(queue, z, norm, skip, layer, output, n_images):
 def _activation_gradient_kernel(dtype, pools):
     sums_of_quads, zero = quad_sums(dtype), dtype(0)
 
-    @cuda_kernel(BLOCK)
+    @cuda_kernel(QUAD_THREADS)
     def activation_backward(grad, codes, grad_z, sums, window, sizes):
         i = uint32(cuda.blockIdx.x)
         channel = uint32(uint32(cuda.blockIdx.y) * uint32(cuda.blockDim.x) + uint32(cuda.threadIdx.x)) * uint32(4)
@@ -362,7 +362,7 @@ def pool_backward(queue, x, y, grad, layer, grad_x, n_images):
     height, width = int(layer["height"]), int(layer["width"])
     share, window = _window_of(layer, dtype)
     whole = _sizes(height, width, layer["out_height"], layer["out_width"])
-    size = n_blocks(height, window[0]), n_blocks(width, window[1]), grad.stride
+    size = n_blocks(height, int(window[0])), n_blocks(width, int(window[1])), grad.stride
     add_pixels(queue, kernel, n_images, *size, x, y, grad, grad_x, share, window, whole)
 
 

@@ -12,6 +12,7 @@ from .jit import cuda, device_function
 WARP = 32
 ALL = 0xFFFFFFFF  # lanes of a warp
 BLOCK = 256  # threads of kernels that reduce over a block
+QUAD_THREADS = 256  # at most, of kernels that sum the columns of a matrix
 
 
 @device_function
@@ -84,13 +85,13 @@ def block_max(dtype):
 def quad_block(n_columns: int) -> tuple[int, int]:
     """Threads of a block (across, down) that sums columns: each has four columns and every `down`-th row."""
     across = min(-(-int(n_columns) // 4), WARP)
-    return across, BLOCK // across
+    return across, QUAD_THREADS // across
 
 
 @functools.cache
 def quad_sums(dtype):
     """A device function: sums of four values over the threads of a column, by their rows; right in every thread."""
-    n_values = 4 * BLOCK
+    n_values = 4 * QUAD_THREADS
 
     @device_function
     def reduce(v0, v1, v2, v3):
