@@ -226,8 +226,8 @@ def build(n_features: int, specs: Sequence[DenseSpec]) -> Network:
 def put_below(network: Network, spec: EmbeddingSpec) -> Network:
     """The network over documents whose pooled vectors are the input of `network`.
 
-    The embedding's row is the first of the table. Its parameters are the last of the vector, so that new tokens extend
-    it: the query of attention (at `bias_start`), then a row of `out_stride` elements for each token.
+    The embedding's row is the first of the table. Its parameters are the last of the vector: the query of attention (at
+    `bias_start`), then a row of `out_stride` elements for each token, in two blocks; see `EmbeddingTable`.
     """
     row = np.zeros(1, LAYER)
     stride = int(network.layers["in_stride"][0])
@@ -256,6 +256,43 @@ def put_tree_on_top(network: Network, n_in: int, n_classes: int) -> Network:
 def above(network: Network) -> Network:
     """The layers above the embedding; the vector's part before the tokens' rows is theirs."""
     return network._replace(layers=network.layers[1:].copy(), n_params=int(network.layers["weight_start"][0]))
+
+
+class EmbeddingTable:
+    """The rows of an embedding, (n_rows, dim), as an array of their columns: ``table[ids]`` is a copy of rows,
+    ``table[ids] = values`` writes them.
+
+    Columns before and from `split` on lie in two blocks, so that two workers that update a half of each row never have
+    neighboring cache lines: what a core prefetches beyond its own half it takes from the other core.
+    """
+
+    def __init__(self, params: np.ndarray, row):
+        start, stride, n_rows, dim = (int(row[key]) for key in ("weight_start", "out_stride", "n_in", "n_out"))
+        split = table_split(stride)
+        middle = start + n_rows * split
+        self.left = params[start:middle].reshape(n_rows, split)
+        self.right = params[middle : start + n_rows * stride].reshape(n_rows, stride - split)[:, : dim - split]
+        self.shape = n_rows, dim
+
+    def __getitem__(self, ids) -> np.ndarray:
+        return np.concatenate([self.left[ids], self.right[ids]], axis=-1)
+
+    def __setitem__(self, ids, values) -> None:
+        split = self.left.shape[1]
+        self.left[ids], self.right[ids] = values[..., :split], values[..., split:]
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        return self[:].astype(dtype or self.left.dtype, copy=False)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of all numbers."""
+        return self.left.dtype
+
+
+def table_split(stride: int) -> int:
+    """Columns in the first of the two blocks of an embedding whose rows have `stride` elements."""
+    return stride // PAD // 2 * PAD
 
 
 def weight_of(params: np.ndarray, row) -> np.ndarray:

@@ -62,7 +62,7 @@ MAY_IMPORT = {
     },
     "labeling": {"estimators"},
     "model_selection": {"estimators"},
-    "dask": {"estimators", "progress", "random", "schedules", "token_counts", "tokens", "trainer"},
+    "dask": {"estimators", "network", "progress", "random", "schedules", "token_counts", "tokens", "trainer"},
     "plotting": {"inspection"},
     "datasets": set(),
     "testing": set(),

@@ -9,6 +9,7 @@ from nbnet.network import (
     ACTIVATION_CODES,
     DenseSpec,
     EmbeddingSpec,
+    EmbeddingTable,
     Loss,
     Optimizer,
     Pooling,
@@ -17,6 +18,7 @@ from nbnet.network import (
     build,
     initialize,
     put_below,
+    table_split,
     weight_of,
 )
 from tests import reference, reference_text
@@ -39,10 +41,14 @@ def random_documents(n, seed=0, longest=6):
 
 
 def table_of(session):
-    """View (n_rows, stride) of the embedding."""
-    layer = session.below[0]
-    start, stride = int(layer["weight_start"]), int(layer["out_stride"])
-    return session.params[start:].reshape(-1, stride)
+    return EmbeddingTable(session.params, session.below[0])
+
+
+def pads_of(params, layer):
+    """The elements of the table's rows that are no columns."""
+    stride, dim, n_rows = int(layer["out_stride"]), int(layer["n_out"]), int(layer["n_in"])
+    right = stride - table_split(stride)
+    return params[int(layer["weight_start"]) :][n_rows * (stride - right) :].reshape(n_rows, right)[:, dim - stride :]
 
 
 def query_of(session):
@@ -58,15 +64,15 @@ def make_session(pooling, dim, hidden, n_outputs, loss, dtype=np.float64, n_jobs
     params[: dense.n_params] = initialize(dense, dtype, 3)
     initialize_table(network, params, 5)
     session = TextSession(network, params, loss, n_jobs=n_jobs, **options)
-    table_of(session)[:] *= 10  # so that nonlinearities are seen
+    table_of(session)[:] = 10 * table_of(session)[:]  # so that nonlinearities are seen
     query_of(session)[:] = np.random.default_rng(1).normal(size=dim)
     return session
 
 
 def model_of(session):
-    dim, params = int(session.below[0]["n_out"]), session.params
+    params = session.params
     return {
-        "rows": table_of(session)[:, :dim].astype(float),
+        "rows": table_of(session)[:].astype(float),
         "query": query_of(session).astype(float),
         "weights": [weight_of(params, row).astype(float) for row in session.network.layers],
         "biases": [bias_of(params, row).astype(float) for row in session.network.layers],
@@ -113,7 +119,7 @@ def test_repeats_one_by_one():
 @pytest.mark.parametrize("hidden", [[], [6]])
 @pytest.mark.parametrize("loss", [Loss.SOFTMAX_CROSS_ENTROPY, Loss.SIGMOID_CROSS_ENTROPY])
 def test_training(pooling, solver, hidden, loss):
-    n, dim, n_outputs, batch_size, rate, smoothing = 13, 5, 3, 4, 0.1, 0.2
+    n, dim, n_outputs, batch_size, rate, smoothing = 13, 20, 3, 4, 0.1, 0.2  # 20: columns in both blocks
     lists, documents = random_documents(n)
     row_weights, count_weights = np.linspace(0.5, 2, N_ROWS), np.sqrt(np.arange(256))
     options = {"row_weights": row_weights, "count_weights": count_weights, "label_smoothing": smoothing}
@@ -170,7 +176,7 @@ def test_training(pooling, solver, hidden, loss):
         for name, values in model_of(session).items():
             for found, wanted in zip(np.atleast_1d(values) if name == "rows" else values, model[name], strict=True):
                 np.testing.assert_allclose(found, wanted, atol=1e-11, err_msg=name)
-    assert not table_of(session)[:, dim:].any()
+    assert not pads_of(session.params, session.below[0]).any()
 
 
 @POOLINGS
@@ -214,14 +220,16 @@ def test_frozen():
     assert (before["weights"][0] != after["weights"][0]).any()
 
 
-def test_initial_rows_do_not_depend_on_their_number():
+@pytest.mark.parametrize("dim", [6, 38])
+def test_initial_rows_do_not_depend_on_their_number(dim):
     tables = []
     for n_rows, first in ((7, 0), (12, 0), (12, 7)):
-        network = put_below(build(6, [DenseSpec(2)]), EmbeddingSpec(n_rows, 6))
+        network = put_below(build(dim, [DenseSpec(2)]), EmbeddingSpec(n_rows, dim))
         params = aligned_zeros(network.n_params, np.float32)
         initialize_table(network, params, 9, first)
-        tables.append(params[int(network.layers["weight_start"][0]) :].reshape(n_rows, -1))
+        tables.append(EmbeddingTable(params, network.layers[0])[:])
+        assert not pads_of(params, network.layers[0]).any()
     np.testing.assert_array_equal(tables[0], tables[1][:7])
     np.testing.assert_array_equal(tables[1][7:], tables[2][7:])
-    assert not tables[2][:7].any() and not tables[1][:, 6:].any()
-    assert 0.15 < abs(tables[1][:, :6]).max() < 1 / 6
+    assert not tables[2][:7].any()
+    assert 0.9 < abs(tables[1]).max() * dim < 1

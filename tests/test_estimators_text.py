@@ -390,7 +390,11 @@ def test_frozen_vectors_and_new_words():
     source = {**VECTORS, "late": np.ones(5)}
     estimator = small(pretrained_embeddings=source, freeze_embeddings=True, batch_size="auto")
     estimator.partial_fit(TEXTS, Y, classes=["neg", "pos"])
-    estimator.embeddings_[estimator.vocabulary_["good"]] = 9
+    with pytest.raises(ValueError, match="read-only"):
+        estimator.embeddings_[estimator.vocabulary_["good"]] = 9
+    changed = estimator.embeddings_.copy()
+    changed[estimator.vocabulary_["good"]] = 9
+    estimator.embeddings_ = changed
     estimator.partial_fit(["too late , good"], ["neg"])
     assert_array_equal(estimator.word_vector("late"), np.ones(5))
     assert_array_equal(estimator.word_vector("good"), np.full(5, 9))

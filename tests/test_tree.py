@@ -36,7 +36,7 @@ def make_session(pooling, dim, hidden, frequencies, dtype=np.float64, n_jobs=1, 
         params[: dense.n_params] = initialize(dense, dtype, 3)
     initialize_table(network, params, 5)
     session = TreeSession(network, params, Loss.SOFTMAX_CROSS_ENTROPY, tree=huffman_tree(frequencies), n_jobs=n_jobs)
-    table_of(session)[:] *= 10
+    table_of(session)[:] = 10 * table_of(session)[:]
     query_of(session)[:] = np.random.default_rng(1).normal(size=dim)
     units_of(session)[:] = np.random.default_rng(2).normal(size=units_of(session).shape)
     return session
@@ -50,10 +50,9 @@ def units_of(session):
 
 
 def model_of(session):
-    dim = int(session.below[0]["n_out"])
     hidden = session.network.layers[:-1]
     return {
-        "rows": table_of(session)[:, :dim].copy(),
+        "rows": table_of(session)[:],
         "query": query_of(session).copy(),
         "weights": [weight_of(session.params, row).copy() for row in hidden],
         "biases": [bias_of(session.params, row).copy() for row in hidden],

@@ -30,10 +30,20 @@ from .simd import lanes, prefetch, shape, tile_load, tile_store, tile_sum, tile_
 from .tokens import Documents
 
 
+class Blocks(NamedTuple):
+    """Where the rows of a table lie: columns [0, split) one row behind the other, and so the rest of the columns, from
+    position `middle` on; see `network.EmbeddingTable`."""
+
+    stride: int  # of both blocks together
+    split: int
+    middle: int  # number of rows * split
+
+
 class Embedding(NamedTuple):
     """A table of `stride` elements a row, `dim` of them used, and how its rows are pooled and trained."""
 
     rows: np.ndarray  # (n_rows * stride,)
+    blocks: Blocks
     query: np.ndarray  # (stride,): attention
     row_weights: np.ndarray  # (n_rows,), or (0,): all one
     count_weights: np.ndarray  # (256,): weight of a token that occurs so often in the document
@@ -74,8 +84,17 @@ class Bags(NamedTuple):
 # ---------------------------------------------------------------- the table
 
 
+@cpu_inline
+def place_of(blocks, column, stop):
+    """Of columns from `column` on: position in row 0, elements from row to row, and the end, before `stop`, of those
+    that lie side by side."""
+    if column < blocks.split:
+        return column, blocks.split, min(stop, blocks.split)
+    return blocks.middle + column - blocks.split, blocks.stride - blocks.split, stop
+
+
 @cpu_kernel
-def initialize_rows(rows, row_start, row_stop, dim, stride, bound, seed):
+def initialize_rows(rows, blocks, row_start, row_stop, dim, bound, seed):
     """Rows [row_start, row_stop): uniform in (-bound, bound), from the seed, the row and the column only.
 
     Columns 4 b ... 4 b + 3 of row r are the words of Philox's counter (b, low half of r, high half of r, EMBEDDING).
@@ -85,8 +104,9 @@ def initialize_rows(rows, row_start, row_stop, dim, stride, bound, seed):
         low, high = np.uint64(row) & np.uint64(0xFFFFFFFF), np.uint64(row) >> np.uint64(32)
         for block in range(0, dim, 4):
             words = philox(np.uint64(block // 4), low, high, stream, seed)
-            for j in range(block, min(block + 4, dim)):
-                rows[row * stride + j] = bound * (float(words[j - block]) / 2147483648.0 - 1.0)
+            start, pitch, _ = place_of(blocks, block, dim)  # a split is a multiple of four
+            for j in range(min(4, dim - block)):
+                rows[start + row * pitch + j] = bound * (float(words[j]) / 2147483648.0 - 1.0)
 
 
 # ---------------------------------------------------------------- weights of tokens
@@ -139,11 +159,11 @@ def chunk_vectors(n_left):
 
 
 @cpu_inline
-def sum_columns(row_shape, embedding, column, documents, p_range, weights, k, x_data, position):
+def sum_columns(row_shape, rows, place, documents, p_range, weights, k, x_data, position):
     """``x = sum over p of weights[k + p] * rows[ids[p]]`` for some columns of one document."""
     total = tile_zeros(row_shape, x_data)
     for p in range(p_range[0], p_range[1]):
-        row = tile_load(row_shape, embedding.rows, np.int64(documents.ids[p]) * embedding.stride + column, 0)
+        row = tile_load(row_shape, rows, place[0] + np.int64(documents.ids[p]) * place[1], 0)
         total = scalar.fma(row, weights[k + p - p_range[0]], total)
     tile_store(total, x_data, position, 0)
 
@@ -151,19 +171,20 @@ def sum_columns(row_shape, embedding, column, documents, p_range, weights, k, x_
 @cpu_kernel
 def sum_rows(embedding, documents, row, weights, k, columns, x):
     """``x[0] = sum of weights[k + q] e[q]`` for the document `row` and columns [columns[0], columns[1])."""
-    p_range = documents.starts[row], documents.starts[row + 1]
+    p_range, rows = (documents.starts[row], documents.starts[row + 1]), embedding.rows
     column = columns[0]
     while column < columns[1]:
-        width = chunk_vectors((columns[1] - column) // lanes(x.data))
+        place = place_of(embedding.blocks, column, columns[1])
+        width = chunk_vectors((place[2] - column) // lanes(x.data))
         position = x.start + column
         if width == 7:
-            sum_columns(shape(1, 7), embedding, column, documents, p_range, weights, k, x.data, position)
+            sum_columns(shape(1, 7), rows, place, documents, p_range, weights, k, x.data, position)
         elif width == 4:
-            sum_columns(shape(1, 4), embedding, column, documents, p_range, weights, k, x.data, position)
+            sum_columns(shape(1, 4), rows, place, documents, p_range, weights, k, x.data, position)
         elif width == 3:
-            sum_columns(shape(1, 3), embedding, column, documents, p_range, weights, k, x.data, position)
+            sum_columns(shape(1, 3), rows, place, documents, p_range, weights, k, x.data, position)
         else:
-            sum_columns(shape(1, 1), embedding, column, documents, p_range, weights, k, x.data, position)
+            sum_columns(shape(1, 1), rows, place, documents, p_range, weights, k, x.data, position)
         column += width * lanes(x.data)
 
 
@@ -174,8 +195,9 @@ def max_rows(embedding, documents, row, columns, x, choices):
     start, stop = documents.starts[row], documents.starts[row + 1]
     for column in range(columns[0], columns[1], width):
         best, choice = tile_zeros(vector, x.data), tile_zeros(vector, x.data)
+        place, pitch, _ = place_of(embedding.blocks, column, columns[1])
         for p in range(start, stop):
-            value = tile_load(vector, embedding.rows, np.int64(documents.ids[p]) * embedding.stride + column, 0)
+            value = tile_load(vector, embedding.rows, place + np.int64(documents.ids[p]) * pitch, 0)
             larger = value - best if p > start else tile_zeros(vector, x.data) + 1.0
             best = scalar.where_positive(larger, value, best)
             choice = scalar.where_positive(larger, float(p - start), choice)
@@ -194,14 +216,22 @@ def dot(x, x_start, y, y_start, n):
     return tile_sum(total)
 
 
+@cpu_inline
+def dot_row(embedding, row, y, start):
+    """``sum over j of rows[row, j] * y[start + j]``."""
+    blocks = embedding.blocks
+    pitch = blocks.stride - blocks.split
+    left = dot(embedding.rows, row * blocks.split, y, start, blocks.split)
+    return left + dot(embedding.rows, blocks.middle + row * pitch, y, start + blocks.split, pitch)
+
+
 @cpu_kernel
 def attend(embedding, documents, row, weights, k):
     """Turns the weights v of a document's tokens, from position k on, into ``a = softmax(query . e[q] + log v[q])``."""
     start, stop = documents.starts[row], documents.starts[row + 1]
     largest = LOWEST
     for p in range(start, stop):
-        position = np.int64(documents.ids[p]) * embedding.stride
-        score = dot(embedding.rows, position, embedding.query, np.int64(0), embedding.stride)
+        score = dot_row(embedding, np.int64(documents.ids[p]), embedding.query, np.int64(0))
         score += np.log(weights[k + p - start])
         weights[k + p - start] = score
         largest = max(largest, score)
@@ -260,7 +290,7 @@ def attention_backward(bags, order, x, grad_x, d_range):
             along = dot(grad_x.data, g, x.data, x.start + d * x.stride, stride)
             space.products[d] = dot(grad_x.data, g, embedding.query, np.int64(0), stride) / embedding.dim
             for p in range(start, stop):
-                score = dot(grad_x.data, g, embedding.rows, np.int64(documents.ids[p]) * stride, stride)
+                score = dot_row(embedding, np.int64(documents.ids[p]), grad_x.data, g)
                 space.slopes[k + p - start] = space.attention[k + p - start] * (score - along)
             query_gradient = Matrix(space.choices, d * stride, stride)
             sum_rows(embedding, documents, row, space.slopes, k, (np.int64(0), stride), query_gradient)

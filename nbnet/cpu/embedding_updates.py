@@ -12,7 +12,7 @@ from .. import scalar
 from ..jit import cpu_inline, cpu_kernel
 from ..network import Optimizer, Pooling
 from .dense import Matrix
-from .embedding import chunk_vectors, dot
+from .embedding import Blocks, chunk_vectors, dot, place_of
 from .simd import lanes, shape, tile_load, tile_store, tile_zeros
 
 
@@ -83,50 +83,54 @@ def multiply(x, y, n, product):
 
 
 @cpu_inline
-def add_columns(row_shape, target, stride, column, ids, p_range, factors, k, grad_x, position):
+def add_columns(row_shape, target, place, ids, p_range, factors, k, grad_x, position):
     """``target[ids[p]] += factors[k + p] * grad_x`` for some columns of one document."""
     g = tile_load(row_shape, grad_x.data, position, 0)
     for p in range(p_range[0], p_range[1]):
-        start = np.int64(ids[p]) * stride + column
+        start = place[0] + np.int64(ids[p]) * place[1]
         row = tile_load(row_shape, target, start, 0)
         tile_store(scalar.fma(g, factors[k + p - p_range[0]], row), target, start, 0)
 
 
 @cpu_kernel
-def add_to_rows(target, stride, ids, p_range, factors, k, columns, grad_x):
+def add_to_rows(target, blocks, ids, p_range, factors, k, columns, grad_x):
     """``target[ids[p]] += factors[k + p - p_range[0]] * grad_x[0]`` for p in p_range, columns [columns[0],
     columns[1])."""
     column = columns[0]
     while column < columns[1]:
-        width = chunk_vectors((columns[1] - column) // lanes(target))
+        place = place_of(blocks, column, columns[1])
+        width = chunk_vectors((place[2] - column) // lanes(target))
         position = grad_x.start + column
         if width == 7:
-            add_columns(shape(1, 7), target, stride, column, ids, p_range, factors, k, grad_x, position)
+            add_columns(shape(1, 7), target, place, ids, p_range, factors, k, grad_x, position)
         elif width == 4:
-            add_columns(shape(1, 4), target, stride, column, ids, p_range, factors, k, grad_x, position)
+            add_columns(shape(1, 4), target, place, ids, p_range, factors, k, grad_x, position)
         elif width == 3:
-            add_columns(shape(1, 3), target, stride, column, ids, p_range, factors, k, grad_x, position)
+            add_columns(shape(1, 3), target, place, ids, p_range, factors, k, grad_x, position)
         else:
-            add_columns(shape(1, 1), target, stride, column, ids, p_range, factors, k, grad_x, position)
+            add_columns(shape(1, 1), target, place, ids, p_range, factors, k, grad_x, position)
         column += width * lanes(target)
 
 
 @cpu_kernel
-def add_chosen(target, stride, ids, first, factors, k, columns, grad_x, choices):
+def add_chosen(target, blocks, ids, first, factors, k, columns, grad_x, choices):
     """Max pooling: ``target[ids[first + q], j] += factors[k + q] * grad_x[0, j]`` with q the choice of column j."""
     for j in range(columns[0], columns[1]):
         q = np.int64(choices.data[choices.start + j])
-        target[np.int64(ids[first + q]) * stride + j] += factors[k + q] * grad_x.data[grad_x.start + j]
+        start, pitch, _ = place_of(blocks, j, columns[1])
+        target[start + np.int64(ids[first + q]) * pitch] += factors[k + q] * grad_x.data[grad_x.start + j]
 
 
 @cpu_kernel
-def add_documents(target, ids, by_slot, bags, order, grad_x, factors, columns):
+def add_documents(target, blocks, ids, by_slot, bags, order, grad_x, factors, columns):
     """``target[row] += factor * g`` for each token's row, its factor and the row g of grad_x of its document.
 
     Parameters
     ----------
     target : (n_rows * stride,) or (n_tokens * stride,)
         Columns [columns[0], columns[1]) are added to.
+    blocks : Blocks
+        Of `target`.
     ids : int32
         Row of `target` for each token: of all documents' tokens, or, `by_slot`, of the batch's.
     grad_x : Matrix
@@ -143,25 +147,25 @@ def add_documents(target, ids, by_slot, bags, order, grad_x, factors, columns):
             if last > first:
                 choices = Matrix(bags.space.choices, d * embedding.stride, embedding.stride)
                 used = columns[0], min(columns[1], embedding.dim)
-                add_chosen(target, embedding.stride, ids, start, factors, k, used, g, choices)
+                add_chosen(target, blocks, ids, start, factors, k, used, g, choices)
         else:
-            add_to_rows(target, embedding.stride, ids, (start, start + last - first), factors, k, columns, g)
+            add_to_rows(target, blocks, ids, (start, start + last - first), factors, k, columns, g)
         k += last - first
 
 
 @cpu_kernel
-def add_gradients(target, ids, by_slot, bags, order, grad_x, weights, steps, factors, columns):
+def add_gradients(target, blocks, ids, by_slot, bags, order, grad_x, weights, steps, factors, columns):
     """Adds ``steps * gradient`` of each token to its row of `target`; see `add_documents`."""
     pooling, n_tokens = bags.embedding.pooling, count_tokens(bags.documents, order)
     if pooling == Pooling.MAX:
-        add_documents(target, ids, by_slot, bags, order, grad_x, steps, columns)
+        add_documents(target, blocks, ids, by_slot, bags, order, grad_x, steps, columns)
     else:
         multiply(steps, weights, n_tokens, factors)
-        add_documents(target, ids, by_slot, bags, order, grad_x, factors, columns)
+        add_documents(target, blocks, ids, by_slot, bags, order, grad_x, factors, columns)
     if pooling == Pooling.ATTENTION:
         multiply(steps, bags.space.slopes, n_tokens, factors)
         query = Matrix(bags.embedding.query, 0, 0)
-        add_documents(target, ids, by_slot, bags, order, query, factors, columns)
+        add_documents(target, blocks, ids, by_slot, bags, order, query, factors, columns)
 
 
 @cpu_kernel
@@ -210,7 +214,8 @@ def adam_rows(embedding, sums, touched, n, columns, rate, rule):
     for slot in range(n):
         row = np.int64(touched[slot])
         for column in range(columns[0], columns[1], lanes(sums)):
-            position, state = row * stride + column, 2 * row * stride + column
+            place, pitch, _ = place_of(embedding.blocks, column, columns[1])
+            position, state = place + row * pitch, 2 * row * stride + column
             w = tile_load(vector, embedding.rows, position, 0)
             g = tile_load(vector, sums, slot * stride + column, 0)
             mean = tile_load(vector, embedding.moments, state, 0)
@@ -245,12 +250,12 @@ def embedding_step(bags, order, grad_x, norms, rate, rule, columns, worker):
         step = -rate if at_once else 1.0
         for k in range(n_tokens):
             steps[k] = step
-    target, ids, n = embedding.rows, documents.ids, 0
+    target, blocks, ids, n = embedding.rows, embedding.blocks, documents.ids, 0
     slots, touched = space.slots[worker], space.touched[worker]
     if not at_once:
         n = assign_slots(documents, order, space.slot_of_row[worker], slots, touched)
         clear_slots(space.sums, embedding.stride, n, columns)
-        target, ids = space.sums, slots
-    add_gradients(target, ids, not at_once, bags, order, grad_x, weights, steps, factors, columns)
+        target, blocks, ids = space.sums, Blocks(embedding.stride, 0, 0), slots
+    add_gradients(target, blocks, ids, not at_once, bags, order, grad_x, weights, steps, factors, columns)
     if not at_once:
         adam_rows(embedding, space.sums, touched, n, columns, rate, rule)

@@ -45,6 +45,7 @@ class Exchange(NamedTuple):
     norms: np.ndarray  # (GROUPS, capacity): partial sums of squares of the documents' gradients
     grads: np.ndarray  # (n_workers, capacity * stride): gradient of the pooled vectors, own columns
     losses: np.ndarray  # (n_workers, 2, capacity): of the workers whose losses nobody reads
+    transposed: np.ndarray  # (n_workers, size of the workspace's): the transposed weight, own columns
 
 
 @cpu_inline
@@ -210,6 +211,7 @@ def train_epoch(model, exchange, bags, data, work, plan, rule, record, team):
     groups = share_of(GROUPS, 1, team)
     columns = first_column(groups[0], stride), first_column(groups[1], stride)
     own, layer = worker_space(work, team.worker), model.layers[0]
+    transposed = exchange.transposed[team.worker]
     x, grad_x = Matrix(own.inputs, 0, stride), Matrix(exchange.grads[team.worker], 0, stride)
     z, grad_z = output_of(layer, own.outputs, own.capacity), output_of(layer, own.slopes, own.capacity)
     for number in range(plan.first, plan.last):
@@ -217,7 +219,7 @@ def train_epoch(model, exchange, bags, data, work, plan, rule, record, team):
         n = stop - start
         prefetch_documents(bags.documents, plan.order, stop, plan.batch_size)
         pool_and_score(model, bags, batch.order, x, exchange.scores, groups, columns, team.worker)
-        transpose_rows(model.params, layer, work.transposed, columns[0], columns[1])
+        transpose_rows(model.params, layer, transposed, columns[0], columns[1])
         if not barrier(team):  # all scores are ready, and all weights updated
             break
         if team.worker == 0 and number > plan.first:
@@ -228,7 +230,7 @@ def train_epoch(model, exchange, bags, data, work, plan, rule, record, team):
             of_batch = Record(losses[0][:n], losses[1][:n], of_batch.pieces)
         total_scores(exchange.scores, model.params, layer, z, n, team)
         loss_of_rows(model, data.targets, batch, own, rule, of_batch, np.int64(0), n)
-        gradient_columns(grad_z, work.transposed, layer, grad_x, columns, n)
+        gradient_columns(grad_z, transposed, layer, grad_x, columns, n)
         partial_norms(grad_x, stride, groups, n, exchange.norms)
         if not barrier(team):  # all norms are ready, and the scores and the bias read
             break

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import numpy as np
 
 from .. import random
-from ..network import Network, Optimizer, Pooling, above, aligned_zeros, round_up
+from ..network import Network, Optimizer, Pooling, above, aligned_zeros, round_up, table_split
 from . import linear_text, text_walk, walk
-from .embedding import Bags, BagSpace, Embedding
+from .embedding import Bags, BagSpace, Blocks, Embedding
 from .session import ADAGRAD_START, Session, as_rows, as_targets
 from .simd import VECTOR_WIDTH
 from .tokens import Documents
@@ -47,10 +47,16 @@ def initialize_table(network: Network, params: np.ndarray, seed: int, first_row:
     Source of the bound: Bojanowski et al., Enriching word vectors with subword information, 2017, in its program.
     """
     layer = network.layers[0]
-    stride, dim = int(layer["out_stride"]), int(layer["n_out"])
-    n_rows, rows = int(layer["n_in"]), params[int(layer["weight_start"]) :]
+    n_rows, dim, rows = int(layer["n_in"]), int(layer["n_out"]), params[int(layer["weight_start"]) :]
     with Workers(choose_n_workers(n_jobs, FLOP_A_DRAW * (n_rows - first_row) * dim)) as workers:
-        workers.run(text_walk.initialize, rows, first_row, n_rows, dim, stride, np.uint64(seed))
+        workers.run(text_walk.initialize, rows, blocks_of(layer), first_row, n_rows, dim, np.uint64(seed))
+
+
+def blocks_of(layer) -> Blocks:
+    """Where the rows of an embedding lie."""
+    stride = int(layer["out_stride"])
+    split = table_split(stride)
+    return Blocks(stride, split, int(layer["n_in"]) * split)
 
 
 def open_session(network: Network, params: np.ndarray, loss, *, tree: Tree | None = None, **options) -> TextSession:
@@ -282,6 +288,7 @@ class TextSession(Session):
         query = int(layer["bias_start"])
         return Embedding(
             rows=self.params[int(layer["weight_start"]) :],
+            blocks=blocks_of(layer),
             query=self.params[query : query + self.stride],
             row_weights=self._row_weights,
             count_weights=self._count_weights,
@@ -307,6 +314,7 @@ class TextSession(Session):
             norms=np.zeros((groups, work.capacity), dtype),
             grads=of_workers(work.inputs),
             losses=np.ones((n_workers, 2, work.capacity), dtype),
+            transposed=of_workers(work.transposed),
         )
         arrays = {name: of_workers(getattr(work, name)) for name in ("inputs", "outputs", "slopes")}
         return work._replace(**arrays)

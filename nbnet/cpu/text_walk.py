@@ -41,10 +41,10 @@ CACHE_LINE = 16  # elements: columns are shared out in whole cache lines (two of
 
 
 @cpu_kernel
-def initialize(rows, first_row, n_rows, dim, stride, seed, team):
+def initialize(rows, blocks, first_row, n_rows, dim, seed, team):
     """Rows of the table from `first_row` on, uniform in (-1 / dim, 1 / dim); see `initialize_rows`."""
     start, stop = share_of(n_rows - first_row, 1, team)
-    initialize_rows(rows, first_row + start, first_row + stop, dim, stride, 1.0 / dim, seed)
+    initialize_rows(rows, blocks, first_row + start, first_row + stop, dim, 1.0 / dim, seed)
 
 
 @cpu_inline

@@ -11,6 +11,7 @@ import numpy as np
 from .. import trainer
 from ..estimators.run import Table
 from ..estimators.text_run import TextRun, build_network
+from ..network import EmbeddingTable
 from ..progress import Progress
 from ..trainer import OptimizerState, aligned_copy
 from . import collections
@@ -105,8 +106,8 @@ class TextRounds:
     def __init__(self, plan, cuts, rows, client, network, params, outer_step, n_rows, target_loss):
         self.plan, self.cuts, self.rows, self.client = dask.delayed(plan, traverse=False), cuts, rows, client
         self.n_parts, self.n_rows, self.target_loss = plan.pace.n_parts, n_rows, target_loss
-        layer = network.layers[0]
-        self.n_above, self.stride = int(layer["weight_start"]), int(layer["out_stride"])
+        self.layer = layer = network.layers[0]
+        self.n_above = int(layer["weight_start"])
         self.outer = OuterStep(params, *outer_step)
         self.squares_above, self.squares = NO_MOMENTS, np.zeros(int(layer["n_in"]), params.dtype)
 
@@ -129,25 +130,31 @@ class TextRounds:
             return 0.0, 0.0
         return self._apply([rows for _, rows in numbered], changes)
 
-    def _rows(self, params: np.ndarray) -> np.ndarray:
-        """View (n_rows, stride) of the embedding, or of some rows of it."""
-        return params[self.n_above :].reshape(-1, self.stride)
+    def _table(self, params: np.ndarray, n_rows: int) -> EmbeddingTable:
+        """The embedding, or that of some rows of it."""
+        layer = self.layer.copy()
+        layer["n_in"] = n_rows
+        return EmbeddingTable(params, layer)
 
     def _share(self, rows: np.ndarray) -> Share:
         """What one partition needs."""
         params = self.outer.params
         squares = np.concatenate([self.squares_above, self.squares[rows]]) if self.squares_above.size else NO_MOMENTS
-        return Share(np.concatenate([params[: self.n_above], self._rows(params)[rows].ravel()]), squares)
+        own = np.zeros(self.n_above + rows.size * int(self.layer["out_stride"]), params.dtype)
+        own[: self.n_above] = params[: self.n_above]
+        self._table(own, rows.size)[:] = self._table(params, self.squares.size)[rows]
+        return Share(own, squares)
 
     def _apply(self, rows: list[np.ndarray], changes: list[TextChange]) -> tuple[float, float]:
         """The outer step, by means over the partitions that have a row, in their order; returns loss and weight."""
         mean = np.zeros_like(self.outer.params)
-        above, table, weights = mean[: self.n_above], self._rows(mean), np.zeros_like(self.squares)
+        above, weights = mean[: self.n_above], np.zeros_like(self.squares)
+        table = self._table(mean, weights.size)
         weight, loss = sum(change.weight for change in changes), 0.0
         for numbers, (own_weight, own_loss, share) in zip(rows, changes, strict=True):
             loss += own_weight / weight * own_loss
             above += above.dtype.type(own_weight / weight) * share.params[: self.n_above]
-            table[numbers] += above.dtype.type(own_weight) * self._rows(share.params)
+            table[numbers] += above.dtype.type(own_weight) * self._table(share.params, numbers.size)[:]
             weights[numbers] += own_weight
             if share.squares.size:
                 n_moments = share.squares.size - numbers.size
@@ -155,6 +162,7 @@ class TextRounds:
                     self.squares_above = np.zeros(n_moments, self.squares.dtype)
                 self.squares_above += share.squares[:n_moments]
                 self.squares[numbers] += share.squares[n_moments:]
-        table /= np.where(weights > 0, weights, 1)[:, np.newaxis]
+        for block in (table.left, table.right):
+            block /= np.where(weights > 0, weights, 1)[:, np.newaxis]
         self.outer.apply(mean)
         return loss, weight

@@ -8,10 +8,11 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from ..network import EmbeddingTable
 from ..tokens import TokenIndex
 
 
-def fill_pretrained_rows(source, index: TokenIndex, table: np.ndarray, first_row: int) -> None:
+def fill_pretrained_rows(source, index: TokenIndex, table: EmbeddingTable, first_row: int) -> None:
     """Put the vectors of known words into rows of `table` (n_rows, dim), those before `first_row` excepted.
 
     A word is looked up as it is written in ``index.words``; where a lower-cased vocabulary has no vector under that

@@ -22,7 +22,7 @@ from sklearn.utils.multiclass import _check_partial_fit_first_call
 from sklearn.utils.validation import check_is_fitted
 
 from .. import random, trainer
-from ..network import LayerKind, bias_of, weight_of
+from ..network import EmbeddingTable, LayerKind, bias_of, weight_of
 from ..progress import PROGRESS_ATTRIBUTES
 from ..tokens import check_texts
 from .base import BaseNetwork, unchanged_on_error
@@ -229,7 +229,7 @@ class TextEmbeddingClassifier(
         Row of each word in `embeddings_`.
 
     embeddings_ : ndarray (n_rows, embedding_dim)
-        Vectors of words, n-grams and parts of words: a view of `params_`.
+        Vectors of words, n-grams and parts of words, a copy.
 
     idf_ : ndarray (n_rows,) or None
         Weight of each row; None without `token_weights`.
@@ -488,7 +488,16 @@ class TextEmbeddingClassifier(
 
     @property
     def embeddings_(self) -> np.ndarray:
-        """Vectors of tokens (n_rows, embedding_dim): a view of `params_`; `vocabulary_` has the rows of words."""
+        """Vectors of tokens (n_rows, embedding_dim), a copy; `vocabulary_` has the rows of words. Can be set."""
+        vectors = self._embedding_table()[:]
+        vectors.flags.writeable = False  # or a change of an element would be lost
+        return vectors
+
+    @embeddings_.setter
+    def embeddings_(self, values) -> None:
+        self._embedding_table()[:] = np.asarray(values)
+
+    def _embedding_table(self) -> EmbeddingTable:
         return table_of(self._params(), self.network_)
 
     @property
@@ -706,7 +715,7 @@ class TextEmbeddingClassifier(
 
     @property
     def _n_features_out(self) -> int:
-        return self.embeddings_.shape[1]
+        return self._embedding_table().shape[1]
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

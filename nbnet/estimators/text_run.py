@@ -6,7 +6,7 @@ import numpy as np
 from scipy.special import xlogy
 
 from .. import network, trainer
-from ..network import DenseSpec, EmbeddingSpec, Loss, Network, Pooling
+from ..network import DenseSpec, EmbeddingSpec, EmbeddingTable, Loss, Network, Pooling
 from ..tokens import TokenIndex
 from .embeddings import fill_pretrained_rows
 from .reader import Reader, open_session
@@ -62,11 +62,9 @@ def smallest_loss(estimator, table: Table, n_outputs: int) -> float:
     return float(np.average(entropies, weights=table.loss_weights))
 
 
-def table_of(params: np.ndarray, of: Network) -> np.ndarray:
-    """View (n_rows, dim) of the embedding."""
-    layer = of.layers[0]
-    start, stride = int(layer["weight_start"]), int(layer["out_stride"])
-    return params[start:].reshape(int(layer["n_in"]), stride)[:, : int(layer["n_out"])]
+def table_of(params: np.ndarray, of: Network) -> EmbeddingTable:
+    """The rows of the embedding, to be read and written."""
+    return EmbeddingTable(params, of.layers[0])
 
 
 def starting_params(estimator, backend, index: TokenIndex, n_outputs: int, latest, dtype, seed: int):
@@ -94,7 +92,9 @@ def starting_params(estimator, backend, index: TokenIndex, n_outputs: int, lates
                 f"The fitted network has layers of sizes {fitted_sizes}, from embedding to output, but the parameters "
                 f"and the data ask for {sizes}; fit with warm_start=False to start anew."
             )
-        params[: latest.size] = latest
+        n_above = network.above(whole).n_params
+        params[:n_above] = latest[:n_above]
+        table_of(params, whole)[:first_row] = table_of(latest, estimator.network_)[:]
     elif check_hidden_layer_sizes(estimator.hidden_layer_sizes):  # a linear output layer starts at zero, as fastText's
         params[: dense.n_params] = network.initialize(dense, dtype, seed)
     pretrained = estimator.pretrained_embeddings

@@ -84,7 +84,7 @@ class VocabularyMixin:
         rows = self._index.rows_of_word(word)
         if not rows.size:
             raise KeyError(word)
-        return self.embeddings_[rows].sum(axis=0)
+        return self._embedding_table()[rows].sum(axis=0)
 
     def nearest_words(self, word, k: int = 10) -> list[tuple[str, float]]:
         """Words of the vocabulary whose vectors point most nearly the same way.
@@ -104,7 +104,7 @@ class VocabularyMixin:
         vector = self.word_vector(word) if isinstance(word, str) else np.asarray(word, self.params_.dtype)
         own = self._index.row_of(word) if isinstance(word, str) else None
         words = {name: row for name, row in self.vocabulary_.items() if row != own}
-        vectors = self.embeddings_[list(words.values())]
+        vectors = self._embedding_table()[list(words.values())]
         if self.subword_range is not None:
             vectors = np.array([self.word_vector(name) for name in words]).reshape(vectors.shape)
         lengths = np.linalg.norm(vectors, axis=1) * np.linalg.norm(vector)

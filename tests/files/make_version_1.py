@@ -63,7 +63,9 @@ def models() -> dict:
         "text_classifier": TextEmbeddingClassifier(
             hidden_layer_sizes=(3,), loss="hierarchical_softmax", subword_range=(3, 4), pooling="attention", **own
         ).fit(texts(), np.arange(8) % 4),
-        "tagger": TokenTagger(4, (3,), activation="tanh", window=1, context=2, max_iter=20, random_state=0).fit(*sentences()),
+        "tagger": TokenTagger(4, (3,), activation="tanh", window=1, context=2, max_iter=20, random_state=0).fit(
+            *sentences()
+        ),
         "text_labels": TextEmbeddingClassifier(loss="one_vs_all", **own).fit(texts(), sp.csr_array(indicator)),
     }
 

@@ -11,6 +11,7 @@ from ...network import (
     NONE,
     Activation,
     DenseSpec,
+    EmbeddingTable,
     LayerKind,
     aligned_zeros,
     bias_of,
@@ -28,7 +29,7 @@ MOST_CHANNELS = 2**20
 
 
 def tensors_of(layers: np.ndarray, params: np.ndarray) -> dict[str, np.ndarray]:
-    """Views of all parameters, without pads, by names that number the layers from the input on."""
+    """All parameters, without pads, to be read and written, by names that number the layers from the input on."""
     tensors = {}
     for number, row in enumerate(layers):
         name, kind = f"layers.{number}.", row["kind"]
@@ -36,7 +37,7 @@ def tensors_of(layers: np.ndarray, params: np.ndarray) -> dict[str, np.ndarray]:
         if kind in (LayerKind.DENSE, LayerKind.CONV2D):
             tensors[name + "weight"], tensors[name + "bias"] = weight_of(params, row), bias_of(params, row)
         elif kind == LayerKind.EMBEDDING:
-            tensors[name + "weight"], tensors[name + "query"] = weight_of(params, row), bias_of(params, row)
+            tensors[name + "weight"], tensors[name + "query"] = EmbeddingTable(params, row), bias_of(params, row)
         elif kind == LayerKind.TREE:
             units = params[start : start + (n_out - 1) * stride].reshape(n_out - 1, stride)
             tensors[name + "weight"] = units[:, :n_in]

@@ -10,7 +10,7 @@ from ...network import EmbeddingSpec, Loss, Network, Pooling
 from ...tokens import Analysis, TokenIndex
 from ..reader import Reader, idf
 from ..text import TextEmbeddingClassifier
-from ..text_run import LOSSES, POOLINGS, assemble_network
+from ..text_run import LOSSES, POOLINGS, assemble_network, table_of
 from .layers import decode_dense, dense_specs_of, encode_dense, share
 from .names import describe_labels, restored_labels
 
@@ -37,7 +37,7 @@ def describe(estimator, header: dict, arrays: dict) -> None:
     """Add how texts are cut, vocabulary, layers, and what the labels are."""
     analysis = estimator._index.analysis
     try:
-        check_sizes(analysis, estimator.embeddings_.shape)
+        check_sizes(analysis, table_of(estimator.params_, estimator.network_).shape)
         header["analysis"] = {name: encode(getattr(analysis, field)) for name, field in ANALYSIS.items()}
     except (TypeError, ModelFileError) as error:
         raise ValueError(f"The vocabulary cannot be saved: {error}") from None
