@@ -83,8 +83,9 @@ def pretend_gpu(cc: tuple[int, int]) -> None:
     gpu = SimpleNamespace(compute_capability=cc, name=b"none", id=0, MULTIPROCESSOR_COUNT=132)
     dispatcher.get_current_device = compiler.get_current_device = lambda: gpu
 
-    from nbnet.cuda import launch
+    from nbnet.cuda import blas, launch
 
+    blas.library = lambda: None  # own kernels only, whatever is installed
     launch.cuda = SimpleNamespace(
         to_device=lambda array: array.copy().view(HostArray),
         device_array=lambda n, dtype: np.zeros(n, dtype).view(HostArray),
@@ -112,9 +113,8 @@ def kernels(all_activations: bool) -> dict:
 def variant(kernel) -> str:
     """What tells kernels of one factory apart."""
     made_with = inspect.getclosurevars(kernel.py_func).nonlocals
-    if "tile_rows" in made_with:
-        return f"{made_with['tile_rows']}x{made_with['tile_columns']} {made_with['store'].py_func.__name__}"
-    return ""
+    tile = f"{made_with['tile_rows']}x{made_with['tile_columns']}" if "tile_rows" in made_with else ""
+    return f"{tile} {made_with['store'].py_func.__name__ if 'store' in made_with else ''}".strip()
 
 
 def everything(all_activations: bool):
@@ -139,6 +139,14 @@ def everything(all_activations: bool):
                 yield dtype, launches(wide, Loss.HUBER, activation, Optimizer.SGD, width=width, batch_size=n_rows)
         yield from ((dtype, launches_of_team(table, *kind)) for kind in kinds_of_teams(dtype, all_activations))
         yield from ((dtype, recorded) for recorded in image_networks(dtype))
+        for shape, width in (
+            ((8, 4096), 2048),
+            ((8, 4096), 24),
+            ((4096, 16), 24),
+        ):  # long sums and few tiles, so sums in parts
+            long = np.broadcast_to(np.zeros(1, dtype), shape)
+            for activation in (Activation.RELU, Activation.GELU):
+                yield dtype, launches(long, Loss.HUBER, activation, Optimizer.SGD, width=width, batch_size=shape[0])
 
 
 def kinds_of_teams(dtype: str, all_activations: bool):

@@ -318,6 +318,10 @@ def info() -> None:
     lines["cached kernels"] = str(len(_cached_files(folder)))
     lines["devices"] = ", ".join(["cpu", *devices()])
     lines["cuda"] = why_no_cuda() or "can be used"
+    if devices():
+        from .cuda import blas
+
+        lines["products"] = blas.describe()
     for name, value in lines.items():
         print(f"{name + ':':<16}{value}")
 

@@ -124,3 +124,9 @@ def test_other_devices_are_refused(value):
     with pytest.raises(ValueError, match=r"The 'device' parameter of MLPClassifier must be .*'cuda:N'") as raised:
         tiny(device=value).fit(X, Y)
     assert repr(value) in str(raised.value)
+
+
+def test_the_precision_of_products_is_a_gpus_matter():
+    np.testing.assert_array_equal(fit(tiny(matmul_precision="high"), X, Y).params_, fit(tiny(), X, Y).params_)
+    with pytest.raises(ValueError, match="The 'matmul_precision' parameter of MLPClassifier must be a str among"):
+        tiny(matmul_precision="medium").fit(X, Y)

@@ -3,7 +3,7 @@
 Every function here puts launches into a queue; its kernels are made by factories, one for a precision, a tile and an
 activation, and compiled when they are first used. As on the CPU, every output is one chain of additions over k (or over
 the rows of the batch, for the weight), in order, whatever the tile: its bits depend neither on the tile nor on the rows
-beside it.
+beside it. That holds for all but training, whose queues have `nbnet.cuda.product.Products`.
 """
 
 from __future__ import annotations
@@ -244,7 +244,7 @@ def dense_backward(queue, grad_y, params, layer, grad_x, n_rows):
     """
     weight = matrix(params, layer["weight_start"], layer["out_stride"])
     sizes = n_rows, layer["n_in"], layer["n_out"]
-    add_product(queue, grad_y, weight, Stored(grad_x), sizes, End(_times_slopes), True, True)
+    add_product(queue, grad_y, weight, Stored(grad_x), sizes, End(_times_slopes, reads=True), True, True)
 
 
 def dense_weight_gradient(queue, x, grad_y, layer, grads, n_rows, accumulate):
@@ -260,7 +260,8 @@ def dense_weight_gradient(queue, x, grad_y, layer, grads, n_rows, accumulate):
     """
     grad = Stored(matrix(grads, layer["weight_start"], layer["out_stride"]))
     sizes = layer["n_in"], layer["n_out"], n_rows
-    add_product(queue, x, grad_y, grad, sizes, End(_add if accumulate else overwrite), False, False)
+    end = End(_add, reads=True, accumulates=1.0) if accumulate else End(overwrite, accumulates=0.0)
+    add_product(queue, x, grad_y, grad, sizes, end, False, False)
 
 
 @functools.cache

@@ -92,10 +92,19 @@ class Launch(NamedTuple):
 
 
 class Queue:
-    """Launches in order; `walk` fills it. What is run many times becomes a CUDA graph, unless `capture` is False."""
+    """Launches in order; `walk` fills it.
 
-    def __init__(self, capture: bool = True):
+    Parameters
+    ----------
+    capture : bool
+        Whether what is run many times becomes a CUDA graph.
+    products : Products or None
+        How products may be made: see `nbnet.cuda.product`. None: each sum is one chain in order.
+    """
+
+    def __init__(self, capture: bool = True, products=None):
         self.launches: list[Launch] = []
+        self.products = products
         self._plain: list[Callable] = []  # the launches on the default stream, ready to be called
         self._graph, self._graph_runs, self._may_capture = None, 0, capture and not SIMULATED
 

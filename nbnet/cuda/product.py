@@ -2,6 +2,10 @@
 
 A block computes a tile of the product and brings pieces of both operands through shared memory; a thread holds its
 sums in registers. Every sum is one chain of additions in order, whatever the tile.
+
+Where a queue has `Products`, as in training, two other ways are open. A product of few tiles and long sums, which would
+leave most of the GPU idle, is cut along its terms into parts, whose sums are added in order (split-K). A large one goes
+to cuBLAS where that is installed. In both a second kernel, `finish`, does what the end of a product's kernel does.
 """
 
 from __future__ import annotations
@@ -13,10 +17,12 @@ import numba
 import numpy as np
 from numba import uint32
 
+from ..cpu.dense import Matrix
+from . import blas
 from .gathered import gathered_load
 from .intrinsics import load4, store4
 from .jit import cuda, cuda_kernel, device_function
-from .launch import compute_capability, n_processors
+from .launch import check_size, compute_capability, empty, n_processors
 
 
 class Tile(NamedTuple):
@@ -35,6 +41,9 @@ class Tile(NamedTuple):
 
 # in float32; the largest that gives each multiprocessor a block is taken
 TILES = (Tile(128, 128, 8, 8), Tile(64, 64, 16, 4), Tile(32, 32, 32, 4))
+PART_TERMS = 512  # that a part of a sum has at least
+MOST_PARTS = 32
+FINISHED = 256  # quadruples of a block of `finish`
 
 
 @device_function
@@ -47,11 +56,14 @@ class End(NamedTuple):
 
     ``store(out, sizes, row, column, v0, v1, v2, v3)`` puts them into memory while the others are in registers, so it is
     short: the compiler copies it for each four that a thread has. ``revisit(out, sizes, row, column)`` comes after all
-    of them, to the same four, and may be long.
+    of them, to the same four, and may be long. `reads` says that `store` needs what lay there before; `accumulates`
+    is 0.0 or 1.0 where it does no more than put the sums there, or add them.
     """
 
     store: object
     revisit: object = _nothing
+    reads: bool = False
+    accumulates: float | None = None
 
     @property
     def revisits(self) -> bool:
@@ -124,7 +136,19 @@ def _operand(dtype, side, depth, threads, layout):
 
 @functools.cache
 def multiply_tile(dtype, tile, a_along_k, b_along_k):
-    """A device function: the block's tile of a product, in registers.
+    """A device function: the block's tile of a product, in registers."""
+    multiply_range = _multiply_range(dtype, tile, a_along_k, b_along_k)
+
+    @device_function
+    def multiply(total, a, b, sizes, row, column):
+        multiply_range(total, a, b, sizes, row, column, uint32(0), uint32(sizes[2]))
+
+    return multiply
+
+
+@functools.cache
+def _multiply_range(dtype, tile, a_along_k, b_along_k):
+    """A device function: what the terms from `first`, a multiple of the depth, to `stop` add to the block's tile.
 
     A thread owns patches of 4 x 4, `rows` / (own / 4) rows and `columns` / (own / 4) columns apart, so that the threads
     of a warp read neighbouring quadruples. Two pieces of each operand take turns in shared memory.
@@ -155,7 +179,7 @@ def multiply_tile(dtype, tile, a_along_k, b_along_k):
                 total[i * own + j] += a_own[i] * b_own[j]
 
     @device_function
-    def multiply(total, a, b, sizes, row, column):
+    def multiply_range(total, a, b, sizes, row, column, first, stop):
         a_shared = cuda.shared.array(both_a, dtype, alignment=16)
         b_shared = cuda.shared.array(both_b, dtype, alignment=16)
         a_own, b_own = cuda.local.array(own, dtype), cuda.local.array(own, dtype)
@@ -165,14 +189,14 @@ def multiply_tile(dtype, tile, a_along_k, b_along_k):
         thread = uint32(cuda.threadIdx.x)
         own_a = uint32(thread // uint32(across)) * uint32(4)
         own_b = uint32(thread % uint32(across)) * uint32(4)
-        load_a(a, row, uint32(0), sizes[0], sizes[2], a_next, thread)
-        load_b(b, column, uint32(0), sizes[1], sizes[2], b_next, thread)
+        load_a(a, row, first, sizes[0], sizes[2], a_next, thread)
+        load_b(b, column, first, sizes[1], sizes[2], b_next, thread)
         store_a(a_shared, uint32(0), a_next, thread)
         store_b(b_shared, uint32(0), b_next, thread)
         cuda.syncthreads()
-        turn, k = uint32(0), uint32(depth)
+        turn, k = uint32(0), uint32(first + uint32(depth))
         while True:
-            more = k < sizes[2]
+            more = k < stop
             if more:
                 load_a(a, row, k, sizes[0], sizes[2], a_next, thread)
                 load_b(b, column, k, sizes[1], sizes[2], b_next, thread)
@@ -196,7 +220,7 @@ def multiply_tile(dtype, tile, a_along_k, b_along_k):
             cuda.syncthreads()
             k += uint32(depth)
 
-    return multiply
+    return multiply_range
 
 
 @functools.cache
@@ -242,7 +266,141 @@ def _product_kernel(dtype, tile, a_along_k, b_along_k, end):
 def add_product(queue, a, b, out, sizes, end, a_along_k, b_along_k):
     """Launch a product of `sizes` (rows, columns, terms), whose sums `end` puts into `out`."""
     kind = out.y.data.dtype
+    sizes = tuple(np.uint32(size) for size in sizes)
     tile = choose_tile(sizes[0], sizes[1], kind)
+    if queue.products is not None:
+        library = blas.handle() if blas.is_worthwhile(sizes, kind, queue.products.precision) else None
+        if library is not None:
+            return _add_blas_product(queue, library, a, b, out, sizes, end, a_along_k, b_along_k)
+        n_parts, terms = choose_parts(tile, sizes)
+        if n_parts > 1:
+            return _add_product_in_parts(queue, a, b, out, (*sizes, terms), end, (tile, a_along_k, b_along_k), n_parts)
     kernel = _product_kernel(getattr(numba, kind.name), tile, a_along_k, b_along_k, end)
     grid = n_blocks(sizes[1], tile.columns), n_blocks(sizes[0], tile.rows)
-    queue.add(kernel, grid, tile.threads, a, b, out, tuple(np.uint32(size) for size in sizes))
+    queue.add(kernel, grid, tile.threads, a, b, out, sizes)
+
+
+# ---------------------------------------------------------------- sums in parts, and cuBLAS
+
+
+class Products:
+    """How a queue may make products where a row need not have the bits that it has alone; and memory that they share.
+
+    Parameters
+    ----------
+    precision : {"highest", "high"}
+        "high" allows TF32 in cuBLAS.
+    """
+
+    def __init__(self, precision: str = "highest"):
+        self.precision = precision
+        self._scratch = {}
+
+    def scratch(self, n_rows: int, stride: int, dtype) -> Matrix:
+        """Memory for a matrix, until the next call: launches that follow each other use the same."""
+        n = int(n_rows) * int(stride)
+        check_size(n, "the parts of a product")
+        if dtype not in self._scratch or self._scratch[dtype].size < n:
+            self._scratch[dtype] = empty(n, dtype)
+        return Matrix(self._scratch[dtype], np.uint32(0), np.uint32(stride))
+
+
+def choose_parts(tile: Tile, sizes) -> tuple[int, int]:
+    """Parts of a product's sums, and the terms of a part: several only where tiles are too few for the GPU."""
+    n_rows, n_columns, n_terms = (int(n) for n in sizes)
+    n_tiles = n_blocks(n_columns, tile.columns) * n_blocks(n_rows, tile.rows)
+    wanted = min(n_processors() // n_tiles, n_terms // PART_TERMS, MOST_PARTS)
+    if wanted < 2:
+        return 1, n_terms
+    terms = n_blocks(n_blocks(n_terms, wanted), tile.depth) * tile.depth
+    return n_blocks(n_terms, terms), terms
+
+
+@functools.cache
+def _part_kernel(dtype, tile, a_along_k, b_along_k):
+    """A kernel: each block multiplies its tile over the terms of one part; parts lie below each other in `parts`."""
+    multiply_range = _multiply_range(dtype, tile, a_along_k, b_along_k)
+    own, n_own = tile.own, tile.own**2
+    patches, across = tile.own // 4, tile.columns // tile.own
+    rows_apart, columns_apart = tile.rows // patches, tile.columns // patches
+    tile_rows, tile_columns = tile.rows, tile.columns
+
+    @cuda_kernel(tile.threads)
+    def product_part(a, b, parts, sizes):
+        n_rows, n_columns, n_terms, terms = sizes
+        total = cuda.local.array(n_own, dtype)
+        n_across = uint32(uint32(n_columns + uint32(tile_columns - 1)) // uint32(tile_columns))
+        part, block = uint32(cuda.blockIdx.x) // n_across, uint32(cuda.blockIdx.x) % n_across
+        first_row = uint32(cuda.blockIdx.y) * uint32(tile_rows)
+        first_column = uint32(uint32(block) * uint32(tile_columns))
+        first = uint32(uint32(part) * terms)
+        stop = min(n_terms, uint32(first + terms))
+        multiply_range(total, a, b, (n_rows, n_columns, n_terms), first_row, first_column, first, stop)
+        thread = uint32(cuda.threadIdx.x)
+        own_row = uint32(first_row + uint32(thread // uint32(across)) * uint32(4))
+        own_column = uint32(first_column + uint32(thread % uint32(across)) * uint32(4))
+        start = uint32(parts.start + uint32(uint32(part) * n_rows) * parts.stride)
+        for h in range(patches):
+            column = uint32(own_column + uint32(h * columns_apart))
+            for i in range(own):
+                row = uint32(own_row + uint32((i // 4) * rows_apart + i % 4))
+                if row < n_rows and column < parts.stride:
+                    e, at = i * own + h * 4, start + row * parts.stride + column
+                    store4(parts.data, at, total[e], total[e + 1], total[e + 2], total[e + 3])
+
+    return product_part
+
+
+@functools.cache
+def _finish_kernel(dtype, end):
+    """A kernel: adds up parts in order and does what `end` says, four columns of a row a thread."""
+    store, revisit, zero = end.store, end.revisit, dtype(0)
+
+    @cuda_kernel(FINISHED)
+    def finish(parts, out, sizes):
+        n_rows, n_columns, n_parts = sizes
+        quadruple = uint32(cuda.blockIdx.x) * uint32(FINISHED) + uint32(cuda.threadIdx.x)
+        a_row = uint32(parts.stride // uint32(4))
+        row, column = uint32(quadruple // a_row), uint32(quadruple % a_row) * uint32(4)
+        if row < n_rows:
+            at = uint32(parts.start + row * parts.stride + column)
+            v0, v1, v2, v3 = load4(parts.data, at)
+            for _ in range(1, n_parts):
+                at = uint32(at + n_rows * parts.stride)
+                w0, w1, w2, w3 = load4(parts.data, at)
+                v0, v1, v2, v3 = v0 + w0, v1 + w1, v2 + w2, v3 + w3
+            v0 = v0 if column < n_columns else zero  # cuBLAS leaves the pads as they were
+            v1 = v1 if column + uint32(1) < n_columns else zero
+            v2 = v2 if column + uint32(2) < n_columns else zero
+            v3 = v3 if column + uint32(3) < n_columns else zero
+            store(out, sizes, row, column, v0, v1, v2, v3)
+            revisit(out, sizes, row, column)
+
+    return finish
+
+
+def _finish(queue, parts, out, sizes, end, n_parts: int) -> None:
+    kernel = _finish_kernel(getattr(numba, out.y.data.dtype.name), end)
+    n_quadruples = int(sizes[0]) * int(parts.stride) // 4
+    queue.add(kernel, n_blocks(n_quadruples, FINISHED), FINISHED, parts, out, (*sizes[:2], np.uint32(n_parts)))
+
+
+def _add_product_in_parts(queue, a, b, out, sizes, end, of_kernel, n_parts: int) -> None:
+    """A product whose sums are made in parts."""
+    tile, a_along_k, b_along_k = of_kernel
+    kind = out.y.data.dtype
+    parts = queue.products.scratch(n_parts * int(sizes[0]), out.y.stride, kind)
+    kernel = _part_kernel(getattr(numba, kind.name), tile, a_along_k, b_along_k)
+    grid = n_parts * n_blocks(sizes[1], tile.columns), n_blocks(sizes[0], tile.rows)
+    queue.add(kernel, grid, tile.threads, a, b, parts, tuple(np.uint32(size) for size in sizes))
+    _finish(queue, parts, out, sizes, end, n_parts)
+
+
+def _add_blas_product(queue, library, a, b, out, sizes, end, a_along_k, b_along_k) -> None:
+    """A product by cuBLAS, into its place where that may be overwritten."""
+    elsewhere = end.reads and end.accumulates is None
+    into = queue.products.scratch(sizes[0], out.y.stride, out.y.data.dtype) if elsewhere else out.y
+    accumulate, precision = bool(end.accumulates), queue.products.precision
+    queue.add(library, 1, 1, library.product(a, b, into, sizes, a_along_k, b_along_k, accumulate, precision))
+    if end.accumulates is None:
+        _finish(queue, into, out, sizes, end, 1)

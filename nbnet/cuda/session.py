@@ -14,6 +14,7 @@ from .dense import matrix
 from .launch import Queue, check_size, empty, upload, zeros
 from .losses import sum_of_batches
 from .optimizers import flags_of_weights, largest_magnitude, n_largest, n_sums
+from .product import Products
 from .streaming import HostRows, Resident, Streamed, has_room, source_of
 from .walk import Batch, Data, DeviceTargets, LossRule, Model, Plan, Rows, Rule, StepRule, Steps, Targets, Workspace
 
@@ -88,7 +89,17 @@ def _new_plan(order, n: int, n_batches: int, kind) -> Plan:
 class _Epoch:
     """The launches of an epoch over some rows, put together once in a fit."""
 
-    def __init__(self, train_step, model: Model, data: Data, n: int, batch_size: int, work: Workspace, rule: Rule):
+    def __init__(
+        self,
+        train_step,
+        model: Model,
+        data: Data,
+        n: int,
+        batch_size: int,
+        work: Workspace,
+        rule: Rule,
+        products: Products,
+    ):
         kind = model.params.dtype.type
         n_batches = -(-n // batch_size)
         self._of = data, n
@@ -97,7 +108,7 @@ class _Epoch:
         self._source = source_of(data.rows, kind, n, batch_size)
         self._plan = _new_plan(empty(n, np.uint32), n, n_batches, kind)._replace(penalties=penalties)
         self._plan, data = self._source.plan(self._plan), data._replace(rows=self._source.rows)
-        self._whole, self._rest, self._end = Queue(), Queue(), Queue()
+        self._whole, self._rest, self._end = Queue(products=products), Queue(products=products), Queue()
         self._batch_size, (self._n_whole, rest) = batch_size, divmod(n, batch_size)
         self._n_rest = min(rest, 1)
         if self._n_whole:
@@ -147,6 +158,7 @@ class Session:
     """
 
     _walk = walk
+    matmul_precision = "highest"  # of float32 products in training; "high" allows TF32
 
     def __init__(
         self,
@@ -256,9 +268,9 @@ class Session:
         alpha = 0.0 if self.optimizer == Optimizer.ADAMW else self.alpha
         data = Data(rows, targets)
         if self._epoch is None or not self._epoch.is_of(data, order.size):
-            work, model = self._training_workspace(self.batch_size), self._model(self._grads)
-            step, size = self._walk.train_step, (order.size, self.batch_size)
-            self._epoch = _Epoch(step, model, data, *size, work, self._rule)
+            work, products = self._training_workspace(self.batch_size), Products(self.matmul_precision)
+            model, size = self._model(self._grads), (order.size, self.batch_size)
+            self._epoch = _Epoch(self._walk.train_step, model, data, *size, work, self._rule, products)
         self._params.changes_on_device()
         self._moments.changes_on_device()
         losses, penalties, self._largest_weight = self._epoch.run(order, rates, alpha * means, decays, means, step0)
@@ -282,9 +294,10 @@ class Session:
         block = min(n, cpu_session.FULL_ROWS)  # as on the CPU, where dropout's masks count rows within a block
         model, work, source = self._model(grads), self._workspace(block, True), self._source(rows, n, block)
         plan, data = source.plan(self._plan(n, scale, block)), Data(source.rows, targets)
+        products = Products(self.matmul_precision)
         for first, last in source.pieces(None):
             for start in range(first, last, block):
-                queue, size = Queue(), min(block, last - start)
+                queue, size = Queue(products=products), min(block, last - start)
                 walk.full_gradient(queue, model, data, work, plan, self._rule, start > 0, size)
                 queue.run()
         loss = self._sum_of_losses(plan, targets) * scale

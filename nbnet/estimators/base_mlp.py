@@ -37,6 +37,7 @@ class BaseMLP(BaseNetwork):
         "solver": [StrOptions(set(SOLVERS))],
         "max_fun": [Interval(Integral, 1, None, closed="left")],
         "input_scaling": [StrOptions({str(member) for member in InputScaling}), None],
+        "matmul_precision": [StrOptions({"highest", "high"})],
     }
 
     @classmethod

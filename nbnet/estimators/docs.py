@@ -118,7 +118,12 @@ n_jobs : int or None, default=None
 device : {"cpu", "cuda", "cuda:N", "auto"}, default="cpu"
     Where to compute: "cuda" is the first NVIDIA GPU, "cuda:1" the second; "auto" is the first one if it can be used,
     else the CPU, and a warning says why. A fitted model predicts on the CPU where there is no GPU. This is not yet
-    measured on a GPU."""
+    measured on a GPU.
+
+matmul_precision : {"highest", "high"}, default="highest"
+    How precise large products of float32 are in training on a GPU. "highest" rounds to 24 bits; "high" may round what
+    is multiplied to 11 bits (TF32), which is faster where cuBLAS is installed. Predictions, float64 and the CPU know
+    "highest" only: there, "high" changes nothing."""
 
 ATTRIBUTES = """\
 params_ : ndarray (n_params,)

@@ -105,6 +105,7 @@ class MLPClassifier(ClassesMixin, BaseMLP):
         dtype=None,
         n_jobs=None,
         device="cpu",
+        matmul_precision="highest",
     ):
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
@@ -139,6 +140,7 @@ class MLPClassifier(ClassesMixin, BaseMLP):
         self.dtype = dtype
         self.n_jobs = n_jobs
         self.device = device
+        self.matmul_precision = matmul_precision
 
     # ------------------------------------------------------------------ public
 
@@ -322,6 +324,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         dtype=None,
         n_jobs=None,
         device="cpu",
+        matmul_precision="highest",
         huber_delta=1.0,
         quantile=0.5,
     ):
@@ -358,6 +361,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         self.dtype = dtype
         self.n_jobs = n_jobs
         self.device = device
+        self.matmul_precision = matmul_precision
         self.huber_delta = huber_delta
         self.quantile = quantile
 

@@ -292,6 +292,7 @@ class TableRun(Run):
             label_smoothing=estimator.label_smoothing,
             n_jobs=estimator.n_jobs,
         )
+        session.matmul_precision = estimator.matmul_precision  # a GPU's reads it
         super().__init__(estimator, backend, session, trainer.Settings.of(estimator), seed)
 
     def training_rows(self, X):

@@ -390,7 +390,7 @@ def _make_module() -> ModuleType:
     cuda.is_available, cuda.cuda_error = lambda: True, lambda: None
     cuda.gpus = [SimpleNamespace(name=b"simulated GPU")]
     cuda.select_device = lambda number: cuda.gpus[number]
-    cuda.get_current_device = lambda: SimpleNamespace(MULTIPROCESSOR_COUNT=1, compute_capability=(9, 0))
+    cuda.get_current_device = lambda: SimpleNamespace(MULTIPROCESSOR_COUNT=1, compute_capability=(9, 0), id=0)
     return cuda
 
 
