@@ -139,11 +139,8 @@ def everything(all_activations: bool):
                 yield dtype, launches(wide, Loss.HUBER, activation, Optimizer.SGD, width=width, batch_size=n_rows)
         yield from ((dtype, launches_of_team(table, *kind)) for kind in kinds_of_teams(dtype, all_activations))
         yield from ((dtype, recorded) for recorded in image_networks(dtype))
-        for shape, width in (
-            ((8, 4096), 2048),
-            ((8, 4096), 24),
-            ((4096, 16), 24),
-        ):  # long sums and few tiles, so sums in parts
+        # long sums and few tiles, so sums in parts
+        for shape, width in (((8, 4096), 2048), ((8, 4096), 24), ((4096, 16), 24)):
             long = np.broadcast_to(np.zeros(1, dtype), shape)
             for activation in (Activation.RELU, Activation.GELU):
                 yield dtype, launches(long, Loss.HUBER, activation, Optimizer.SGD, width=width, batch_size=shape[0])

@@ -1,9 +1,9 @@
 """nbnet on a GPU beside PyTorch: ``python -m benchmarks.gpu [--budget SECONDS] [--out FILE]``.
 
-Three tables: what a launch costs, products of matrices, and steps of training of whole networks. PyTorch stands beside
-them where it is installed with CUDA: eager, and as one captured graph; its products are cuBLAS's, in float32 and with
-TF32. Each row takes its share of the budget, and rows that no time is left for are not measured. Exit status 3 without
-a GPU.
+Four tables: what a launch costs, products of matrices, steps of training of whole networks, and epochs of each
+estimator. PyTorch stands beside them where it is installed with CUDA: eager, and as one captured graph, with TF32 off
+and on; its products are cuBLAS's. Rows that no time of the budget is left for are not measured. Exit status 3 without a
+GPU.
 """
 
 from __future__ import annotations
@@ -15,19 +15,31 @@ import statistics
 import subprocess
 import sys
 import time
+import warnings
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from sklearn.exceptions import ConvergenceWarning
 
-from nbnet import random
+from benchmarks import gpu_torch
+from nbnet import ConvClassifier, MLPClassifier, TextEmbeddingClassifier, random, trainer
 from nbnet.cuda.device import devices, why_no_cuda
 from nbnet.network import Activation, DenseSpec, Loss, Optimizer, build, initialize
 
+EPOCHS = 7  # of an estimator's fit
 RUNS = 20  # of a product, and of a launch times 16, between two looks at the clock
-PRODUCTS = [(256, 512, 784), (1024, 1024, 1024), (4096, 1024, 1024), (4096, 4096, 4096)]  # rows, columns, terms
-PACKAGES = ("nbnet", "numba", "numba-cuda", "cuda-bindings", "cuda-core", "torch")
+PRODUCTS = [  # rows, columns, terms; the second is skinny
+    (256, 512, 784),
+    (128, 64, 8192),
+    (1024, 1024, 1024),
+    (4096, 1024, 1024),
+    (4096, 4096, 4096),
+]
+PACKAGES = ("nbnet", "numba", "numba-cuda", "cuda-bindings", "cuda-core", "nvidia-cublas", "torch")
+PRECISIONS = ("highest", "high")  # without and with TF32
 
 
 class Case(NamedTuple):
@@ -49,6 +61,50 @@ CASES = [
 ]
 
 
+class Peer(NamedTuple):
+    """An estimator, what it learns, and the same network in PyTorch."""
+
+    name: str
+    kind: str  # of its session
+    model: Callable  # () -> estimator
+    data: Callable  # () -> X, y, and what PyTorch's network takes
+    torch_model: Callable  # (torch) -> module, optimizer
+    batch_size: int
+
+
+def tables():
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(50_000, 100)).astype(np.float32), rng.integers(0, 10, 50_000)
+    return X, y, X
+
+
+def texts():
+    """32 words each, of 20,000; PyTorch gets their numbers."""
+    rng = np.random.default_rng(0)
+    ids, y = rng.zipf(1.3, size=(20_000, 32)) % 20_000, rng.integers(0, 10, 20_000)
+    return [" ".join(f"w{i}" for i in row) for row in ids], y, ids
+
+
+def images():
+    rng = np.random.default_rng(0)
+    X, y = rng.integers(0, 256, (10_000, 28, 28, 1), dtype=np.uint8), rng.integers(0, 10, 10_000)
+    return X, y, (X / np.float32(255)).transpose(0, 3, 1, 2).copy()
+
+
+PEERS = [
+    Peer("MLPClassifier", "session", lambda: MLPClassifier((256, 128)), tables, gpu_torch.mlp, 200),
+    Peer(
+        "TextEmbeddingClassifier",
+        "text_session",
+        lambda: TextEmbeddingClassifier(100, pooling="mean", ngram_range=(1, 1), target_loss=0.0),
+        texts,
+        gpu_torch.text,
+        256,
+    ),
+    Peer("ConvClassifier", "conv_session", ConvClassifier, images, gpu_torch.conv, 64),
+]
+
+
 def main(arguments=None) -> int:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -61,7 +117,7 @@ def main(arguments=None) -> int:
     clock = Clock(options.budget)
     results = {"date": datetime.date.today().isoformat(), "machine": machine()}
     print("\n".join(f"{name}: {value}" for name, value in results["machine"].items()))
-    for name, measure in (("launches", launches), ("products", products), ("steps", steps)):
+    for name, measure in (("launches", launches), ("products", products), ("steps", steps), ("estimators", estimators)):
         print(f"\n{(measure.__doc__ or '').splitlines()[0]}", flush=True)
         results[name] = []
         for row in measure(clock):
@@ -118,15 +174,6 @@ def machine() -> dict:
     return found
 
 
-def torch_on_gpu():
-    """PyTorch, if it is installed and sees the GPU."""
-    try:
-        import torch
-    except ImportError:
-        return None
-    return torch if torch.cuda.is_available() else None
-
-
 # ---------------------------------------------------------------- launches
 
 
@@ -155,12 +202,17 @@ def launches(clock: Clock):
 
 
 def products(clock: Clock):
-    """Products of matrices in TFLOP/s, and nbnet's error relative to float64."""
+    """Products of matrices in TFLOP/s: nbnet's own kernels, with long sums in parts, and cuBLAS; errors by float64."""
+    from nbnet.cuda import blas
     from nbnet.cuda.dense import dense_forward, matrix
     from nbnet.cuda.jit import cuda
     from nbnet.cuda.launch import Queue, empty, upload
+    from nbnet.cuda.product import Products
 
-    torch, runs = torch_on_gpu(), RUNS
+    torch, runs = gpu_torch.torch_on_gpu(), RUNS
+    ways = [("own", None, "numba"), ("in parts", Products(), "numba")]
+    if blas.handle() is not None:
+        ways += [("nbnet's cuBLAS", Products("highest"), "cublas"), ("and TF32", Products("high"), "cublas")]
     for m, n, k in PRODUCTS:
         if clock.is_over():
             return
@@ -169,28 +221,30 @@ def products(clock: Clock):
         layer, params = network.layers[0], initialize(network, np.float32, 0)
         x = np.zeros((m, int(layer["in_stride"])), np.float32)
         x[:, :k] = rng.normal(size=(m, k))
-        y = matrix(empty(m * int(layer["out_stride"]), np.float32), 0, layer["out_stride"])
-        queue = Queue()
-        dense_forward(
-            queue, matrix(upload(x), 0, layer["in_stride"]), upload(params), layer, y, empty(0, np.float32), m
-        )
-
-        def run(queue=queue):
-            queue.run(runs)
-            cuda.synchronize()
-
-        run()
-        tera = 2e-12 * m * n * k
-        row = {"rows, columns, terms": f"{m}, {n}, {k}", "nbnet": tera * runs / clock.median(run)}
         weight = params[: k * int(layer["out_stride"])].reshape(k, -1)[:, :n].astype(float)
-        bias = params[int(layer["bias_start"]) :][:n]
-        expected = x[:32, :k].astype(float) @ weight + bias
-        got = y.data.copy_to_host().reshape(m, -1)[:32, :n]
-        row["error"] = float(np.linalg.norm(got - expected) / np.linalg.norm(expected))
+        expected = x[:32, :k].astype(float) @ weight + params[int(layer["bias_start"]) :][:n]
+        tera = 2e-12 * m * n * k
+        row = {"rows, columns, terms": f"{m}, {n}, {k}"}
+        on_device = matrix(upload(x), 0, layer["in_stride"]), upload(params)
+        for name, how, gemm in ways:
+            blas.GEMM = gemm
+            y = matrix(empty(m * int(layer["out_stride"]), np.float32), 0, layer["out_stride"])
+            queue = Queue(products=how)
+            dense_forward(queue, *on_device, layer, y, empty(0, np.float32), m)
+
+            def run(queue=queue):
+                queue.run(runs)
+                cuda.synchronize()
+
+            run()
+            row[name] = tera * runs / clock.median(run)
+            got = y.data.copy_to_host().reshape(m, -1)[:32, :n]
+            row[f"{name}, error"] = float(np.linalg.norm(got - expected) / np.linalg.norm(expected))
+        blas.GEMM = "auto"
         if torch:
             a, b = (torch.randn(size, device="cuda") for size in ((m, k), (k, n)))
-            for name, allowed in (("cuBLAS", False), ("cuBLAS, TF32", True)):
-                torch.backends.cuda.matmul.allow_tf32 = allowed
+            for name, precision in (("PyTorch", "highest"), ("PyTorch, TF32", "high")):
+                torch.set_float32_matmul_precision(precision)
 
                 def multiply(a=a, b=b):
                     for _ in range(runs):
@@ -205,7 +259,8 @@ def products(clock: Clock):
 
 
 def steps(clock: Clock):
-    """A step of training (forward, loss, backward, Adam) in microseconds."""
+    """A step of training (forward, loss, backward, Adam) in microseconds, with TF32 off and on."""
+    torch = gpu_torch.torch_on_gpu()
     for case in CASES:
         if clock.is_over():
             return
@@ -214,21 +269,25 @@ def steps(clock: Clock):
         X = rng.normal(size=(n, case.sizes[0])).astype(np.float32)
         labels = rng.integers(0, case.sizes[-1], n)
         row = {"network": str(case)}
-        row["nbnet us"] = 1e6 * clock.median(nbnet_epoch(case, X, labels)) / case.n_steps
-        if torch := torch_on_gpu():
-            torch.backends.cuda.matmul.allow_tf32 = False
-            row["PyTorch us"] = 1e6 * clock.median(torch_epoch(torch, case, X, labels, False)) / case.n_steps
-            row["PyTorch, graph us"] = 1e6 * clock.median(torch_epoch(torch, case, X, labels, True)) / case.n_steps
+        for precision in PRECISIONS:
+            row[f"nbnet {precision} us"] = 1e6 * clock.median(nbnet_epoch(case, X, labels, precision)) / case.n_steps
+            for as_graph in (False, True) if torch else ():
+                torch.set_float32_matmul_precision(precision)
+                model, optimizer = gpu_torch.layers_and_adam(torch, case.sizes, as_graph)
+                epoch = gpu_torch.epoch_of(torch, model, optimizer, X, labels, case.batch_size, as_graph)
+                name = f"PyTorch {precision}{', graph' if as_graph else ''} us"
+                row[name] = 1e6 * clock.median(epoch) / case.n_steps
         yield row
 
 
-def nbnet_epoch(case: Case, X, labels):
+def nbnet_epoch(case: Case, X, labels, precision: str):
     """A function that trains one epoch."""
     from nbnet.cuda import session as gpu
 
     *hidden, n_outputs = case.sizes[1:]
     network = build(case.sizes[0], [*(DenseSpec(n, Activation.RELU) for n in hidden), DenseSpec(n_outputs)])
     session = gpu.Session(network, initialize(network, np.float32, 0), Loss.SOFTMAX_CROSS_ENTROPY)
+    session.matmul_precision = precision
     rows = gpu.as_rows(X)
     targets = gpu.as_targets(labels, None, np.ones(len(X)), n_outputs, np.float32)
     session.prepare(Optimizer.ADAM, case.batch_size, alpha=1e-4)
@@ -241,41 +300,41 @@ def nbnet_epoch(case: Case, X, labels):
     return epoch
 
 
-def torch_epoch(torch, case: Case, X, labels, as_graph: bool):
-    """The same in PyTorch: rows gathered on the GPU, eager or with each step in one captured graph."""
-    parts = []
-    for n_in, n_out in zip(case.sizes[:-1], case.sizes[1:], strict=True):
-        parts += [torch.nn.Linear(n_in, n_out), torch.nn.ReLU()]
-    model = torch.nn.Sequential(*parts[:-1]).cuda()
-    optimizer = torch.optim.Adam(model.parameters(), weight_decay=1e-4, fused=True, capturable=as_graph)
-    loss_of = torch.nn.CrossEntropyLoss()
-    x, y = torch.from_numpy(X).cuda(), torch.from_numpy(labels).cuda()
-    order = torch.randperm(len(X), device="cuda")
-    chosen = order[: case.batch_size].clone()
+# ---------------------------------------------------------------- estimators
 
-    def step():
-        optimizer.zero_grad(set_to_none=True)
-        loss_of(model(x[chosen]), y[chosen]).backward()
-        optimizer.step()
 
-    if as_graph:
-        stream = torch.cuda.Stream()
-        with torch.cuda.stream(stream):  # what the first steps allocate must not be captured
-            for _ in range(3):
-                step()
-        torch.cuda.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            step()
-        step = graph.replay
+def estimators(clock: Clock):
+    """An epoch of each estimator in milliseconds, with its defaults; PyTorch with TF32 off and on."""
+    torch = gpu_torch.torch_on_gpu()
+    for peer in PEERS:
+        if clock.is_over():
+            return
+        row = {"estimator": f"{peer.name}, batch {peer.batch_size}"}
+        if reason := trainer.why_not_on("cuda", peer.kind):
+            yield row | {"nbnet": str(reason)}
+            continue
+        X, y, inputs = peer.data()
+        for precision in PRECISIONS if "matmul_precision" in peer.model().get_params() else PRECISIONS[:1]:
+            row[f"nbnet {precision} ms"] = 1e3 * epoch_seconds(peer, X, y, precision)
+        for precision in PRECISIONS if torch else ():
+            gpu_torch.allow_tf32(torch, precision == "high")
+            for as_graph in (False, True):
+                model, optimizer = peer.torch_model(torch, as_graph)
+                epoch = gpu_torch.epoch_of(torch, model, optimizer, inputs, y, peer.batch_size, as_graph)
+                row[f"PyTorch {precision}{', graph' if as_graph else ''} ms"] = 1e3 * clock.median(epoch)
+        yield row
 
-    def epoch():
-        for start in range(0, len(X), case.batch_size):
-            chosen.copy_(order[start : start + case.batch_size])
-            step()
-        torch.cuda.synchronize()
 
-    return epoch
+def epoch_seconds(peer: Peer, X, y, precision: str) -> float:
+    """Median of the epochs of a fit, less the first two, which compile and make the graphs."""
+    settings = {"max_iter": EPOCHS, "batch_size": peer.batch_size, "tol": 0.0, "n_iter_no_change": EPOCHS}
+    model = peer.model().set_params(device="cuda", random_state=0, dtype="float32", **settings)
+    if precision != "highest":
+        model.set_params(matmul_precision=precision)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(X, y)
+    return statistics.median(model.history_["seconds"][2:])
 
 
 if __name__ == "__main__":
