@@ -133,6 +133,8 @@ def everything(all_activations: bool):
         for other in ("float32", "float64"):
             for rows in (X.astype(other), csr_array(X.astype(other))):
                 yield dtype, launches(rows, Loss.HUBER, Activation.RELU, Optimizer.SGD, dtype)
+        if dtype == "float32" or all_activations:
+            yield from text_networks(dtype, all_pairs=dtype == "float32" and all_activations)
         for width, n_rows in ((1024, 1024), (2048, 2048)):  # large enough for the larger tiles
             wide = np.broadcast_to(np.zeros(1, dtype), (n_rows, width))
             for activation in (Activation.RELU, Activation.GELU):
@@ -243,6 +245,43 @@ def image_launches(specs, dtype, augmentation=None, *, image_type="uint8", shape
     gpu.evaluate(rows, targets)
     gpu.predict(rows)
     gpu.transform(rows)
+    return recorded
+
+
+def text_networks(dtype: str, all_pairs: bool):
+    """Pairs (precision, launches) of networks over documents: each pooling and each optimizer, or all pairs of them."""
+    from nbnet.network import Loss, Optimizer, Pooling
+
+    optimizers, poolings = (Optimizer.SGD, Optimizer.ADAGRAD, Optimizer.ADAM), (0, Pooling.MAX, Pooling.ATTENTION)
+    for i, optimizer in enumerate(optimizers):
+        yield dtype, text_launches(dtype, Loss.SOFTMAX_CROSS_ENTROPY, optimizer, poolings[i], is_tree=True)
+        for pooling in poolings if all_pairs else poolings[i : i + 1]:
+            yield dtype, text_launches(dtype, Loss.SIGMOID_CROSS_ENTROPY, optimizer, pooling)
+    for pooling in (Pooling.SUM, Pooling.SQRTN):  # their tokens have weights of their own
+        yield dtype, text_launches(dtype, Loss.SIGMOID_CROSS_ENTROPY, None, pooling)
+
+
+def text_launches(dtype, loss, optimizer, pooling, *, is_tree=False, n=8) -> list:
+    """All launches of the calls that a fit on documents and a prediction make; without an optimizer of a prediction."""
+    from nbnet.cpu.tokens import Documents
+    from nbnet.cuda import launch
+    from nbnet.cuda import text_session as gpu
+    from nbnet.network import DenseSpec, EmbeddingSpec, Pooling, build, put_below, put_tree_on_top
+
+    recorded = []
+    launch.Queue.run = lambda queue, times=1: recorded.extend(queue.launches)
+    top = put_tree_on_top(build(20, []), 20, 5) if is_tree else build(20, [DenseSpec(5)])
+    network = put_below(top, EmbeddingSpec(30, 20, Pooling(pooling), 0.5))
+    tree = gpu.huffman_tree(np.ones(5)) if is_tree else None
+    session = gpu.open_session(network, np.zeros(network.n_params, dtype), loss, tree=tree, row_weights=np.ones(30))
+    documents = gpu.as_texts(Documents(np.zeros(n, np.int32), np.ones(n, np.uint8), np.arange(n + 1)))
+    targets = gpu.as_targets(np.zeros(n), None, np.ones(n), 5, dtype, np.arange(n + 1))
+    if optimizer is not None:
+        session.prepare(optimizer, n, nesterov=False)
+        session.train_epoch(documents, targets, np.arange(n), np.zeros(1), np.zeros(1), 0)
+        session.evaluate(documents, targets)
+    session.predict(documents)
+    session.transform(documents)
     return recorded
 
 

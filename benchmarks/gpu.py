@@ -25,7 +25,7 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
 from benchmarks import gpu_torch
-from nbnet import ConvClassifier, MLPClassifier, TextEmbeddingClassifier, random, trainer
+from nbnet import ConvClassifier, MLPClassifier, TextEmbeddingClassifier, random
 from nbnet.cuda.device import devices, why_no_cuda
 from nbnet.network import Activation, DenseSpec, Loss, Optimizer, build, initialize
 
@@ -65,7 +65,6 @@ class Peer(NamedTuple):
     """An estimator, what it learns, and the same network in PyTorch."""
 
     name: str
-    kind: str  # of its session
     model: Callable  # () -> estimator
     data: Callable  # () -> X, y, and what PyTorch's network takes
     torch_model: Callable  # (torch) -> module, optimizer
@@ -92,16 +91,15 @@ def images():
 
 
 PEERS = [
-    Peer("MLPClassifier", "session", lambda: MLPClassifier((256, 128)), tables, gpu_torch.mlp, 200),
+    Peer("MLPClassifier", lambda: MLPClassifier((256, 128)), tables, gpu_torch.mlp, 200),
     Peer(
         "TextEmbeddingClassifier",
-        "text_session",
         lambda: TextEmbeddingClassifier(100, pooling="mean", ngram_range=(1, 1), target_loss=0.0),
         texts,
         gpu_torch.text,
         256,
     ),
-    Peer("ConvClassifier", "conv_session", ConvClassifier, images, gpu_torch.conv, 64),
+    Peer("ConvClassifier", ConvClassifier, images, gpu_torch.conv, 64),
 ]
 
 
@@ -310,9 +308,6 @@ def estimators(clock: Clock):
         if clock.is_over():
             return
         row = {"estimator": f"{peer.name}, batch {peer.batch_size}"}
-        if reason := trainer.why_not_on("cuda", peer.kind):
-            yield row | {"nbnet": str(reason)}
-            continue
         X, y, inputs = peer.data()
         for precision in PRECISIONS if "matmul_precision" in peer.model().get_params() else PRECISIONS[:1]:
             row[f"nbnet {precision} ms"] = 1e3 * epoch_seconds(peer, X, y, precision)

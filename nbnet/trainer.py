@@ -32,9 +32,6 @@ NON_FINITE_WEIGHTS = (
 )
 
 
-ON_CPU_ONLY = {"text_session": "texts"}
-
-
 def backend_for(device: str, kind: str = "session", *, fitted: bool = False) -> ModuleType:
     """Module that computes on `device`: its "session" for tables, its "text_session" for documents.
 
@@ -49,28 +46,23 @@ def backend_for(device: str, kind: str = "session", *, fitted: bool = False) -> 
 
     Raises
     ------
-    ValueError
-        For a GPU, if `kind` is not built for it yet.
     RuntimeError
         If there is no such GPU, or something is missing to use it.
     """
     # imported here, not above: importing nbnet.trainer must not import kernels
-    if device != "cpu" and (error := why_not_on(device, kind)):
+    if device != "cpu" and (reason := why_not_on(device)):
         if device != "auto" and not fitted:
-            raise type(error)(f"device={device!r} cannot be used: {error}.")
-        say_once(f"device={device!r} computes on the CPU: {error}.")
+            raise RuntimeError(f"device={device!r} cannot be used: {reason}.")
+        say_once(f"device={device!r} computes on the CPU: {reason}.")
         device = "cpu"
     return import_module(f".{'cpu' if device == 'cpu' else 'cuda'}.{kind}", __package__)
 
 
-def why_not_on(device: str, kind: str) -> Exception | None:
-    """What keeps `kind` from the GPU that `device` means, as an exception."""
-    if kind in ON_CPU_ONLY:
-        return ValueError(f"{ON_CPU_ONLY[kind]} are not built for a GPU yet; use device='cpu'")
+def why_not_on(device: str) -> str:
+    """What keeps us from the GPU that `device` means; empty: nothing."""
     from .cuda.device import number_of, why_no_cuda
 
-    reason = why_no_cuda(number_of(device))
-    return RuntimeError(reason) if reason else None
+    return why_no_cuda(number_of(device))
 
 
 def faults_of(device: str) -> AbstractContextManager[None]:
@@ -114,7 +106,7 @@ def table_on_gpu(X, device: str, name: str = "X"):
     ValueError
         For an array that cannot be used as it is, and where `device` is the CPU.
     """
-    if device == "cpu" or why_not_on(device, "session"):
+    if device == "cpu" or why_not_on(device):
         raise ValueError(
             f"{name} is on a GPU, but device={device!r} computes on the CPU; set device='cuda' or copy it."
         )

@@ -7,26 +7,73 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "nbnet"
-KERNELS = ("dense", "dropout", "losses", "optimizers")  # files of which every public function has a twin ...
+# files of which every public function has a twin ...
+KERNELS = ("dense", "dropout", "embedding", "embedding_updates", "losses", "optimizers", "tree")
 WITHOUT_TWIN = {  # ... but for these
     "activate_rows": "the end of a product's kernel",
     "adagrad_step": "a formula that optimizer_step gets",
+    "adagrad_steps": "part of embedding_step's kernel",
+    "adam_rows": "part of embedding_step's kernel",
     "adam_step": "a formula that optimizer_step gets",
+    "add_chosen": "part of embedding_step's kernel",
+    "add_columns": "part of embedding_step's kernel",
+    "add_documents": "part of embedding_step's kernel",
+    "add_gradients": "part of embedding_step's kernel",
+    "add_to_rows": "part of embedding_step's kernel",
+    "assign_slots": "what the host does in occurrences.py",
     "backward_panel": "part of a kernel",
+    "chunk_vectors": "part of a kernel",
+    "clear_slots": "memory that the GPU does not need",
+    "count_tokens": "part of a kernel",
+    "dot": "part of a kernel",
     "forward_panel": "part of a kernel",
-    "labels_of": "of texts",
-    "one_vs_all": "of texts",
+    "huffman_tree": "of the host",
+    "initialize_rows": "done before the table is uploaded",
+    "multiply": "part of embedding_step's kernel",
     "pack_columns": "a copy for the cache",
     "panel": "part of a kernel",
     "panel_vectors": "part of a kernel",
+    "prefetch_documents": "for the cache",
     "sgd_step": "a formula that optimizer_step gets",
     "softmax_row": "part of a kernel",
     "sparse_panel": "part of a kernel",
+    "steps_of": "what the host does in tree_session.py",
+    "sum_columns": "part of a kernel",
+    "token_norm": "part of embedding_step's kernel",
     "transpose_weight": "a copy for the cache",
+    "unit_start": "part of a kernel",
     "weight_gradient_block": "part of a kernel",
     "weight_gradient_panel": "part of a kernel",
 }
-OWN = {"flags_of_weights", "largest_magnitude", "matrix", "n_largest", "n_sums", "row_number", "sum_of_batches"}
+OWN = {
+    "add_bias",
+    "end_of_layer",
+    "flags_of_weights",
+    "largest_magnitude",
+    "matrix",
+    "n_largest",
+    "n_sums",
+    "overwrite",
+    "row_number",
+    "subtract_labels",
+    "sum_of_batches",
+    "update_of",
+    "upload_tree",
+}
+# how the CPU says that a call does one document, or some columns, of a batch
+ONE_OF_MANY = {
+    "x[0": "x[i",
+    "weights[k + q]": "weights[q]",
+    " for the document `row` and columns [columns[0], columns[1])": "",
+    " for the documents of a batch": "",
+    " of a batch's documents": "",
+    "of a document's tokens": "of the tokens",
+    " [i_range[0], i_range[1])": "",
+    " [d_range[0], d_range[1]) of `order`": "",
+    " `order`": "",
+    "some columns of ": "",
+    ", from position k on, into": " into",
+}
 
 
 def functions(path):
@@ -47,6 +94,8 @@ def arguments(node):
 def meaning(node):
     """What the docstring says first, less which rows or parameters a call does."""
     text = " ".join((ast.get_docstring(node) or "").split("\n\n")[0].split())
+    for one, many in ONE_OF_MANY.items():
+        text = text.replace(one, many)
     text = re.split(r",? for (?:the |all )?(?:rows|i) ", text.replace("[start:stop]", ""))[0]
     return re.split(r"[.;:,](?: |$)", text)[0]
 
@@ -79,11 +128,42 @@ def test_sessions_are_called_alike():
     calls = {name for name in of_cpu if name.startswith("Session.")} | {"as_rows", "as_targets"}
     assert calls <= of_cuda.keys()
     for name in calls:
-        assert set(arguments(of_cuda[name])) >= set(arguments(of_cpu[name])) - {"label_starts"}, name
+        assert set(arguments(of_cuda[name])) >= set(arguments(of_cpu[name])), name
 
 
-@pytest.mark.parametrize("name", ["train_epoch", "full_gradient", "predict", "evaluate", "forward", "backward"])
-def test_walks_have_the_same_parts(name):
-    of_cpu, of_cuda = (functions(PACKAGE / backend / "walk.py") for backend in ("cpu", "cuda"))
+@pytest.mark.parametrize("file", ["text_session", "tree_session"])
+def test_sessions_over_documents_are_called_alike(file):
+    of_cpu, of_cuda = (functions(PACKAGE / backend / f"{file}.py") for backend in ("cpu", "cuda"))
+    inherited = {name.split(".")[-1] for name in functions(PACKAGE / "cuda" / "session.py")}
+    workers = {"TextSession.most_useful_workers", "TextSession.is_linear"}  # of the CPU alone
+    for name in of_cpu.keys() - workers - {"initialize_table"}:
+        assert name in of_cuda or name.split(".")[-1] in inherited
+        if name in of_cuda:
+            assert arguments(of_cuda[name]) == arguments(of_cpu[name]), name
+
+
+def test_modules_for_documents_offer_the_same_names():
+    offered = {}
+    for backend in ("cpu", "cuda"):
+        tree = ast.parse((PACKAGE / backend / "text_session.py").read_text(encoding="utf-8"))
+        offered[backend] = next(
+            set(ast.literal_eval(node.value))
+            for node in tree.body
+            if isinstance(node, ast.Assign) and node.targets[0].id == "__all__"
+        )
+    assert offered["cpu"] <= offered["cuda"]
+
+
+OF_ALL = ("train_epoch", "predict", "evaluate")
+PARTS = [
+    *(("walk", name) for name in (*OF_ALL, "full_gradient", "forward", "backward")),
+    *(("text_walk", name) for name in (*OF_ALL, "pool", "pool_batch", "document_gradients")),
+    *(("tree_walk", name) for name in (*OF_ALL, "hidden_forward", "last_input")),
+]
+
+
+@pytest.mark.parametrize(("file", "name"), PARTS)
+def test_walks_have_the_same_parts(file, name):
+    of_cpu, of_cuda = (functions(PACKAGE / backend / f"{file}.py") for backend in ("cpu", "cuda"))
     assert {"train_epoch": "train_step"}.get(name, name) in of_cuda
     assert name in of_cpu

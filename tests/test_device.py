@@ -7,7 +7,8 @@ import warnings
 import numpy as np
 import pytest
 
-from nbnet import MLPClassifier, MLPRegressor, trainer
+import nbnet
+from nbnet import MLPClassifier, MLPRegressor, TextEmbeddingClassifier, trainer
 from nbnet.cuda import device
 from tests.helpers import fit
 
@@ -117,6 +118,19 @@ def test_a_model_fitted_on_a_gpu_predicts_without_one(no_gpu):
         np.testing.assert_array_equal(loaded.predict_proba(X), expected)
     with pytest.raises(RuntimeError, match="cannot be used"):
         loaded.partial_fit(X, Y)
+
+
+def test_so_does_a_model_of_texts(no_gpu, tmp_path):
+    texts, labels = ["good film", "bad film", "so good", "so bad"], [1, 0, 1, 0]
+    model = TextEmbeddingClassifier(4, max_iter=1, random_state=0).fit(texts, labels)
+    expected = model.predict_proba(texts)
+    model.set_params(device="cuda").save(tmp_path / "model.safetensors")
+    with pytest.warns(UserWarning, match="device='cuda' computes on the CPU: "):
+        loaded = pickle.loads(pickle.dumps(model))
+    for other in (loaded, nbnet.load(tmp_path / "model.safetensors")):
+        np.testing.assert_array_equal(other.predict_proba(texts), expected)
+    with pytest.raises(RuntimeError, match="cannot be used"):
+        loaded.fit(texts, labels)
 
 
 @pytest.mark.parametrize("value", ["gpu", "cuda:", "cuda:-1", "cuda:x", " cuda", 0, None])

@@ -53,6 +53,23 @@ def _softmax_row(dtype):
     return largest_and_total
 
 
+@device_function
+def labels_of(targets, row):
+    """Where the labels of a row stand: positions [start, stop) in `targets.labels`."""
+    if targets.label_starts.size > 0:
+        return targets.label_starts[row], targets.label_starts[row + 1]
+    return uint32(row), uint32(row + 1)
+
+
+@device_function
+def subtract_labels(grad_z, start, targets, first, last, share, lane):
+    """Takes `share` off a row's gradient at each of its labels; each by the lane that has written there."""
+    for p in range(first, last):
+        label = uint32(targets.labels[p])
+        if label % uint32(WARP) == lane:
+            grad_z[start + label] -= share
+
+
 @functools.cache
 def _softmax_kernel(dtype):
     largest_and_total, exp, one = _softmax_row(dtype), maths(dtype.name).exp, dtype(1)
@@ -64,7 +81,7 @@ def _softmax_kernel(dtype):
         if i < n_rows:
             z_start, g_start = z.start + i * z.stride, grad_z.start + i * grad_z.stride
             row = row_number(batch, i)
-            label, weight = uint32(targets.labels[row]), targets.weights[row]
+            weight, (first, last) = targets.weights[row], labels_of(targets, row)
             largest, total = largest_and_total(z.data, z_start, n_classes, lane)
             z_sum = dtype(0)
             if smoothing > 0:
@@ -72,16 +89,19 @@ def _softmax_kernel(dtype):
                     z_sum += z.data[z_start + uint32(j)]
                 z_sum = warp_sum(z_sum)
             share, everywhere = one - smoothing, smoothing / dtype(n_classes)
+            if last > first + 1:
+                share /= dtype(last - first)
             if lane == 0:
-                gap = largest - everywhere * z_sum - share * z.data[z_start + label]
+                gap = largest - everywhere * z_sum
+                for p in range(first, last):
+                    gap -= share * z.data[z_start + uint32(targets.labels[p])]
                 losses[batch.position[0] + i] = weight * (gap + dtype(math.log(total)))
             weight *= scales[batch.position[1]]
             factor = weight / total
             for j in range(lane, n_classes, WARP):
-                slope = factor * exp(z.data[z_start + uint32(j)] - largest) - weight * everywhere
-                if uint32(j) == label:
-                    slope -= weight * share
-                grad_z.data[g_start + uint32(j)] = slope
+                p = factor * exp(z.data[z_start + uint32(j)] - largest)
+                grad_z.data[g_start + uint32(j)] = p - weight * everywhere
+            subtract_labels(grad_z.data, g_start, targets, first, last, weight * share, lane)
 
     return softmax_cross_entropy
 
@@ -89,7 +109,8 @@ def _softmax_kernel(dtype):
 def softmax_cross_entropy(queue, z, targets, batch, scales, smoothing, grad_z, losses, n_rows):
     """Loss -sum over j of t[j] log(softmax(z)[j]) and its gradient weight * scale * (softmax(z) - t).
 
-    t is ``1 - smoothing`` at the label plus ``smoothing / n_classes`` everywhere (Szegedy et al. 2016, section 7).
+    t is ``1 - smoothing`` at the label, or shared out evenly among the row's labels, plus ``smoothing / n_classes``
+    everywhere (Szegedy et al. 2016, section 7).
 
     Parameters
     ----------
@@ -107,6 +128,46 @@ def softmax_cross_entropy(queue, z, targets, batch, scales, smoothing, grad_z, l
     dtype = z.data.dtype
     sizes = np.uint32(n_rows), np.uint32(targets.n_outputs)
     kernel, smoothing = _softmax_kernel(getattr(numba, dtype.name)), dtype.type(smoothing)
+    _add(queue, kernel, n_rows, z, targets.on_device, batch, scales, smoothing, grad_z, losses, sizes)
+
+
+@functools.cache
+def _one_vs_all_kernel(dtype):
+    value, slope = maths(dtype.name).loss_value, maths(dtype.name).loss_slope
+    loss, zero, one = Loss.SIGMOID_CROSS_ENTROPY, dtype(0), dtype(1)
+
+    @cuda_kernel(WARP * ROWS)
+    def one_vs_all(z, targets, batch, scales, smoothing, grad_z, losses, sizes):
+        i, lane = _row_of_warp()
+        n_rows, n_classes = sizes
+        if i < n_rows:
+            z_start, g_start = z.start + i * z.stride, grad_z.start + i * grad_z.stride
+            row = row_number(batch, i)
+            weight, (first, last) = targets.weights[row], labels_of(targets, row)
+            factor, floor, total = weight * scales[batch.position[1]], smoothing / dtype(n_classes), zero
+            for j in range(lane, n_classes, WARP):
+                output = z.data[z_start + uint32(j)]
+                total += value(loss, output, floor, zero)
+                grad_z.data[g_start + uint32(j)] = slope(loss, output, floor, zero) * factor
+            total = warp_sum(total)
+            if lane == 0:
+                for p in range(first, last):
+                    total -= (one - smoothing) * z.data[z_start + uint32(targets.labels[p])]
+                losses[batch.position[0] + i] = weight * total
+            subtract_labels(grad_z.data, g_start, targets, first, last, factor * (one - smoothing), lane)
+
+    return one_vs_all
+
+
+def one_vs_all(queue, z, targets, batch, scales, smoothing, grad_z, losses, n_rows):
+    """Loss sum over j of softplus(z[j]) - t[j] z[j] and its gradient weight * scale * (logistic(z) - t).
+
+    The sigmoid cross-entropy of every class, for rows that have a few labels of many: t is ``1 - smoothing`` at each
+    label plus ``smoothing / n_classes`` everywhere. Arguments as for `softmax_cross_entropy`.
+    """
+    dtype = z.data.dtype
+    sizes = np.uint32(n_rows), np.uint32(targets.n_outputs)
+    kernel, smoothing = _one_vs_all_kernel(getattr(numba, dtype.name)), dtype.type(smoothing)
     _add(queue, kernel, n_rows, z, targets.on_device, batch, scales, smoothing, grad_z, losses, sizes)
 
 
@@ -156,6 +217,8 @@ def apply_loss(queue, z, targets, batch, scales, rule, grad_z, losses, n_rows):
     if rule.loss == Loss.SOFTMAX_CROSS_ENTROPY:
         smoothing = rule.of_loss.label_smoothing
         softmax_cross_entropy(queue, z, targets, batch, scales, smoothing, grad_z, losses, n_rows)
+    elif targets.on_device.values.size == 0:
+        one_vs_all(queue, z, targets, batch, scales, rule.of_loss.label_smoothing, grad_z, losses, n_rows)
     else:
         elementwise_loss(queue, z, targets, batch, scales, rule, grad_z, losses, n_rows)
 

@@ -9,7 +9,7 @@ import numba
 import numpy as np
 from numba import uint32
 
-from ..network import Optimizer
+from ..network import LayerKind, Optimizer
 from .intrinsics import load4, store4
 from .jit import cuda, cuda_kernel, device_function
 from .launch import upload
@@ -20,14 +20,18 @@ from .reductions import BLOCK, block_max, block_sum
 EACH = 4  # parameters of a thread
 LARGEST_BLOCKS = 64  # of `largest_magnitude`, at most
 FLAGGED = 32  # parameters that share a flag: tensors start at multiples of this
+IS_WEIGHT, LEFT_ALONE = 1, 2
 
 
 def flags_of_weights(network):
-    """uint8 (n_params / 32,) on the GPU: 1 where a weight lies, which is penalized and decays; 0 at biases."""
+    """uint8 (n_params / 32,) on the GPU: IS_WEIGHT where a weight lies, which is penalized and decays; 0 at biases;
+    LEFT_ALONE where a tree of classes lies, which has a kernel of its own."""
     flags = np.zeros(n_blocks(network.n_params, FLAGGED), np.uint8)
     for row in network.layers:
-        stop = row["weight_start"] + row["n_in"] * row["out_stride"]
-        flags[row["weight_start"] // FLAGGED : n_blocks(stop, FLAGGED)] = 1
+        is_tree = row["kind"] == LayerKind.TREE
+        size = (row["n_out"] - 1) * row["in_stride"] if is_tree else row["n_in"] * row["out_stride"]
+        stop = n_blocks(row["weight_start"] + size, FLAGGED)
+        flags[row["weight_start"] // FLAGGED : stop] = LEFT_ALONE if is_tree else IS_WEIGHT
     return upload(flags)
 
 
@@ -41,21 +45,50 @@ def n_largest(n: int) -> int:
     return min(LARGEST_BLOCKS, max(1, n_blocks(n, BLOCK)))
 
 
-def _update_kernel(dtype, update, n_moments):
-    """A kernel that updates four parameters a thread: ``w, *moments = update(w, g, *moments, step, rule)``.
+@functools.cache
+def update_of(dtype, optimizer, nesterov):
+    """The update of one parameter ``w, m, v = update(w, g, m, v, rate, decay, rule)``, a device function, and whether
+    there is a second moment v."""
+    sgd, adam = maths(dtype.name).sgd_nesterov if nesterov else maths(dtype.name).sgd_momentum, maths(dtype.name).adam
+    adagrad = maths(dtype.name).adagrad
+
+    @device_function
+    def sgd_update(w, g, velocity, unused, rate, decay, rule):
+        w, velocity = sgd(w, g, velocity, rate, rule.momentum)
+        return w, velocity, unused
+
+    @device_function
+    def adam_update(w, g, mean, square, rate, decay, rule):
+        return adam(w, g, mean, square, rate, decay, rule.gap_1, rule.gap_2, rule.epsilon)
+
+    @device_function
+    def adagrad_update(w, g, square, unused, rate, decay, rule):
+        w, square = adagrad(w, g, square, rate)
+        return w, square, unused
+
+    if optimizer == Optimizer.SGD:
+        return sgd_update, False
+    if optimizer == Optimizer.ADAGRAD:
+        return adagrad_update, False
+    return adam_update, True
+
+
+@functools.cache
+def _update_kernel(dtype, optimizer, nesterov):
+    """A kernel that updates four parameters a thread.
 
     Leaves the sum of squares of each block's weights, before, in `squares`.
     """
-    sum_of_block, zero = block_sum(dtype), dtype(0)
+    (update, has_two), sum_of_block, zero = update_of(dtype, optimizer, nesterov), block_sum(dtype), dtype(0)
 
     @cuda_kernel(BLOCK)
     def optimizer_step(params, grads, moments, is_weight, steps, clip, rule, squares):
         start = uint32((uint32(cuda.blockIdx.x) * uint32(BLOCK) + uint32(cuda.threadIdx.x)) * uint32(EACH))
         total = zero
-        if start < uint32(params.size):
+        if start < uint32(params.size) and is_weight[start // uint32(FLAGGED)] != LEFT_ALONE:
             number = steps.position[1]
             rate, l2, decay = steps.rates[number], zero, zero
-            weight = is_weight[start // uint32(FLAGGED)] > 0
+            weight = is_weight[start // uint32(FLAGGED)] == IS_WEIGHT
             if weight:
                 l2, decay = steps.l2[number], steps.decays[number]
             w0, w1, w2, w3 = load4(params, start)
@@ -66,7 +99,7 @@ def _update_kernel(dtype, update, n_moments):
             g0, g1, g2, g3 = g0 * factor + l2 * w0, g1 * factor + l2 * w1, g2 * factor + l2 * w2, g3 * factor + l2 * w3
             m0, m1, m2, m3 = load4(moments, start)
             v0 = v1 = v2 = v3 = zero
-            if n_moments == 2:
+            if has_two:
                 v0, v1, v2, v3 = load4(moments, uint32(params.size) + start)
             w0, m0, v0 = update(w0, g0, m0, v0, rate, decay, rule)
             w1, m1, v1 = update(w1, g1, m1, v1, rate, decay, rule)
@@ -74,51 +107,13 @@ def _update_kernel(dtype, update, n_moments):
             w3, m3, v3 = update(w3, g3, m3, v3, rate, decay, rule)
             store4(params, start, w0, w1, w2, w3)
             store4(moments, start, m0, m1, m2, m3)
-            if n_moments == 2:
+            if has_two:
                 store4(moments, uint32(params.size) + start, v0, v1, v2, v3)
         total = sum_of_block(total)
         if cuda.threadIdx.x == 0:
             squares[cuda.blockIdx.x] = total
 
     return optimizer_step
-
-
-@functools.cache
-def _sgd_kernel(dtype, nesterov):
-    """Kernel of SGD with momentum. See `optimizer_step`."""
-    formula = maths(dtype.name).sgd_nesterov if nesterov else maths(dtype.name).sgd_momentum
-
-    @device_function
-    def update(w, g, velocity, unused, rate, decay, rule):
-        w, velocity = formula(w, g, velocity, rate, rule.momentum)
-        return w, velocity, unused
-
-    return _update_kernel(dtype, update, 1)
-
-
-@functools.cache
-def _adam_kernel(dtype):
-    """Kernel of Adam and AdamW. See `optimizer_step`."""
-    formula = maths(dtype.name).adam
-
-    @device_function
-    def update(w, g, mean, square, rate, decay, rule):
-        return formula(w, g, mean, square, rate, decay, rule.gap_1, rule.gap_2, rule.epsilon)
-
-    return _update_kernel(dtype, update, 2)
-
-
-@functools.cache
-def _adagrad_kernel(dtype):
-    """Kernel of Adagrad. See `optimizer_step`."""
-    formula = maths(dtype.name).adagrad
-
-    @device_function
-    def update(w, g, square, unused, rate, decay, rule):
-        w, square = formula(w, g, square, rate)
-        return w, square, unused
-
-    return _update_kernel(dtype, update, 1)
 
 
 def optimizer_step(queue, params, grads, moments, is_weight, steps, clip, rule, squares):
@@ -141,13 +136,7 @@ def optimizer_step(queue, params, grads, moments, is_weight, steps, clip, rule, 
     squares : (n_sums,)
         Overwritten.
     """
-    dtype = getattr(numba, params.dtype.name)
-    if rule.optimizer == Optimizer.SGD:
-        kernel = _sgd_kernel(dtype, rule.nesterov)
-    elif rule.optimizer == Optimizer.ADAGRAD:
-        kernel = _adagrad_kernel(dtype)
-    else:
-        kernel = _adam_kernel(dtype)
+    kernel = _update_kernel(getattr(numba, params.dtype.name), rule.optimizer, rule.nesterov)
     args = params, grads, moments, is_weight, steps, clip, rule.of_step, squares
     queue.add(kernel, n_sums(params.size), BLOCK, *args)
 

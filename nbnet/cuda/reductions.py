@@ -27,6 +27,22 @@ def warp_sum(value):
 
 
 @device_function
+def warp_running_sum(value):
+    """Sum over this lane and those before it: a tree of five levels."""
+    lane = uint32(cuda.threadIdx.x) % uint32(WARP)
+    of_lower = cuda.shfl_up_sync(ALL, value, 1)
+    value = value + of_lower if lane >= 1 else value
+    of_lower = cuda.shfl_up_sync(ALL, value, 2)
+    value = value + of_lower if lane >= 2 else value
+    of_lower = cuda.shfl_up_sync(ALL, value, 4)
+    value = value + of_lower if lane >= 4 else value
+    of_lower = cuda.shfl_up_sync(ALL, value, 8)
+    value = value + of_lower if lane >= 8 else value
+    of_lower = cuda.shfl_up_sync(ALL, value, 16)
+    return value + of_lower if lane >= 16 else value
+
+
+@device_function
 def warp_max(value):
     """Maximum over the warp, in every lane."""
     value = max(value, cuda.shfl_xor_sync(ALL, value, 16))

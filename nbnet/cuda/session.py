@@ -41,15 +41,18 @@ def as_rows(X) -> Rows | HostRows:
     return Rows(upload(X), none, none, n_rows, n_columns)
 
 
-def as_targets(labels, values, weights, n_outputs: int, dtype) -> Targets:
-    """Canonical arrays on the GPU: `labels` int32 or None, `values` of `dtype` or None, `weights` of `dtype`."""
-    host = cpu_session.as_targets(labels, values, weights, n_outputs, dtype)
+def as_targets(labels, values, weights, n_outputs: int, dtype, label_starts=None) -> Targets:
+    """Canonical arrays on the GPU: `labels` int32 or None, `values` of `dtype` or None, `weights` of `dtype`; see
+    `nbnet.cpu.walk.Targets`."""
+    host = cpu_session.as_targets(labels, values, weights, n_outputs, dtype, label_starts)
     check_size(host.values.size, "y")
-    on_device = DeviceTargets(upload(host.labels), upload(host.values), upload(host.weights))
+    check_size(host.labels.size, "the list of all labels")
+    starts = host.label_starts.astype(np.uint32)
+    on_device = DeviceTargets(upload(host.labels), upload(starts), upload(host.values), upload(host.weights))
     return Targets(on_device, host, host.n_outputs)
 
 
-class _Mirror:
+class Mirror:
     """A vector that is on the host and on the GPU; the newer one is copied when the other is asked for."""
 
     def __init__(self, host: np.ndarray):
@@ -59,16 +62,16 @@ class _Mirror:
     def on_host(self) -> np.ndarray:
         """The host's array; whoever has it may write to it, so it is the newer one from now on."""
         if self._device_is_newer:
-            self._device.copy_to_host(self._host)
+            self._receive()
         self._host_is_newer, self._device_is_newer = True, False
         return self._host
 
     def on_device(self):
         """The GPU's array, which always is the same one."""
         if self._device is None:
-            self._device = upload(self._host)
+            self._device = upload(self._sent())
         elif self._host_is_newer:
-            self._device.copy_to_device(self._host)
+            self._device.copy_to_device(self._sent())
         self._host_is_newer = False
         return self._device
 
@@ -76,6 +79,14 @@ class _Mirror:
         """The GPU's array, for a computation that writes to it."""
         self._device_is_newer = True
         return self.on_device()
+
+    def _sent(self) -> np.ndarray:
+        """The vector as the GPU is to have it."""
+        return self._host
+
+    def _receive(self) -> None:
+        """The inverse, into the host's array."""
+        self._device.copy_to_host(self._host)
 
 
 def _new_plan(order, n: int, n_batches: int, kind) -> Plan:
@@ -159,6 +170,7 @@ class Session:
 
     _walk = walk
     matmul_precision = "highest"  # of float32 products in training; "high" allows TF32
+    sums_gradients = False  # over a batch, instead of taking their mean
 
     def __init__(
         self,
@@ -174,7 +186,7 @@ class Session:
         self.network = network
         self.loss = Loss(loss)
         self.n_outputs = int(network.layers["n_out"][-1])
-        self._params = _Mirror(params)
+        self._params = Mirror(params)
         self._moments = None
         kind = params.dtype.type
         self._kind, self._none = kind, empty(0, kind)
@@ -224,7 +236,7 @@ class Session:
         moments = np.zeros(2 * n_params, kind)
         if self.optimizer == Optimizer.ADAGRAD:
             moments[:n_params] = ADAGRAD_START
-        self._moments = _Mirror(moments)
+        self._moments = Mirror(moments)
         self._grads, self._is_weight = zeros(n_params, kind), flags_of_weights(self.network)
         self._rule = self._rule._replace(
             optimizer=int(self.optimizer),
@@ -261,6 +273,7 @@ class Session:
         weights = targets.host.weights[order].astype(np.float64)
         weight_sums = np.add.reduceat(weights, starts)
         means = np.divide(1.0, weight_sums, out=np.zeros_like(weight_sums), where=weight_sums > 0)
+        scales = np.ones_like(means) if self.sums_gradients else means
         steps = step0 + 1.0 + np.arange(starts.size)
         rates = np.asarray(rates, np.float64)
         if self.optimizer in (Optimizer.ADAM, Optimizer.ADAMW):
@@ -273,7 +286,7 @@ class Session:
             self._epoch = _Epoch(self._walk.train_step, model, data, *size, work, self._rule, products)
         self._params.changes_on_device()
         self._moments.changes_on_device()
-        losses, penalties, self._largest_weight = self._epoch.run(order, rates, alpha * means, decays, means, step0)
+        losses, penalties, self._largest_weight = self._epoch.run(order, rates, alpha * scales, decays, scales, step0)
         with np.errstate(all="ignore"):  # where training diverges, the trainer says so
             losses = losses * self._loss_factor + np.add.reduceat(
                 self._constants(targets.host, order) * weights, starts
@@ -311,8 +324,9 @@ class Session:
 
     def snapshot(self, into=None):
         """What `restore` brings the parameters back to; `into` is an earlier one, whose memory is used again."""
-        into = empty(self.network.n_params, self._kind) if into is None else into
-        into.copy_to_device(self._params.on_device())
+        params = self._params.on_device()
+        into = empty(params.size, self._kind) if into is None else into
+        into.copy_to_device(params)
         return into
 
     def restore(self, snapshot) -> None:
@@ -398,6 +412,7 @@ class Session:
             check_size(n_inputs, f"the input for {capacity} rows")
             self._workspaces[capacity, with_slopes] = Workspace(
                 inputs=zeros(n_inputs, kind),
+                input_slopes=self._none,
                 outputs=zeros(size, kind),
                 slopes=zeros(size if with_slopes else 0, kind),
                 none=self._none,

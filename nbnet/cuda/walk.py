@@ -45,6 +45,7 @@ class DeviceTargets(NamedTuple):
     """What kernels read of `Targets`."""
 
     labels: object
+    label_starts: object
     values: object
     weights: object
 
@@ -78,6 +79,7 @@ class Workspace(NamedTuple):
     """Memory for `capacity` rows: `outputs` and `slopes` hold layer l's rows from ``output_start * capacity`` on."""
 
     inputs: object
+    input_slopes: object  # as `slopes`, for the inputs: where layers of another kind lie below; else no elements
     outputs: object
     slopes: object  # first the activations' slopes, then the gradients in their place
     none: object  # no elements: stands for slopes that nobody wants
@@ -183,11 +185,16 @@ def forward(queue, model, rows, batch, work, slopes, seed, n_rows):
 
 
 def backward(queue, model, work, n_rows):
-    """From the gradient of the last layer's output to that of every layer's affine map."""
-    for number in range(model.layers.size - 1, 0, -1):
+    """From the gradient of the last layer's output to that of every layer's affine map, and of the inputs where they
+    have slopes."""
+    first = 0 if work.input_slopes.size > 0 else 1
+    for number in range(model.layers.size - 1, first - 1, -1):
         layer = model.layers[number]
         grad_y = output_of(layer, work.slopes, work.capacity)
-        grad_x = output_of(model.layers[number - 1], work.slopes, work.capacity)
+        if number == 0:
+            grad_x = matrix(work.input_slopes, 0, layer["in_stride"])
+        else:
+            grad_x = output_of(model.layers[number - 1], work.slopes, work.capacity)
         dense_backward(queue, grad_y, model.params, layer, grad_x, n_rows)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from .. import trainer
@@ -42,25 +44,36 @@ class Reader:
     ----------
     estimator : TextEmbeddingClassifier
         With its fitted attributes, but for `params_`.
-    params : ndarray (n_params,)
+    params : ndarray (n_params,) or None
+        None: each call of `probabilities` brings a session.
     """
 
-    def __init__(self, estimator, params: np.ndarray):
-        self.backend = trainer.backend_for(estimator.device, "text_session", fitted=True)
+    def __init__(self, estimator, params: np.ndarray | None):
+        self.device = estimator.device
+        self.backend = self._select_device()
         self.index, self.prior = estimator._index, estimator.class_prior_
-        self.session = open_session(self.backend, estimator, params)
+        weights = token_weights(self.index, estimator.idf_)
+        of_network = estimator.network_, params, estimator._loss
+        self._open = partial(self.backend.open_session, *of_network, tree=estimator._tree, **weights)
+        shares_params = getattr(self.backend, "SHARES_PARAMS", True)
+        # a GPU's session has a copy of the parameters: it is opened for a call, whatever they are by then
+        self._kept = self._open() if params is not None and shares_params else None
         # classes that exclude each other have probabilities that sum to 1, whatever the loss
         self.normalize = not estimator._multilabel and estimator._loss == Loss.SIGMOID_CROSS_ENTROPY
         rules = self.index.analysis.rules()
         self.n_boundary_rows = len(BOUNDARY_WORDS) if rules.boundary_tokens and rules.first_n == 1 else 0
 
+    def _select_device(self):
+        """The backend; a GPU becomes that of this thread."""
+        return trainer.backend_for(self.device, "text_session", fitted=True)
+
     def documents(self, texts: list[str], n_jobs: int | None):
         """The backend's view of texts."""
         return self.backend.as_texts(self.index.transform(texts, n_workers_for(self.backend, texts, n_jobs)))
 
-    def probabilities(self, rows) -> np.ndarray:
+    def probabilities(self, session, rows) -> np.ndarray:
         """Probability of each class (n_documents, n_classes), of `documents`."""
-        out = self.session.predict(rows)
+        out = session.predict(rows)
         if self.normalize:
             total = out.sum(axis=1, keepdims=True)
             out = np.divide(out, total, out=np.tile(self.prior, (len(out), 1)), where=total > 0)
@@ -76,11 +89,15 @@ class Reader:
 
     def transform(self, texts: list[str], n_jobs: int | None) -> np.ndarray:
         """Pooled vectors (n_documents, dim)."""
-        return self._in_blocks(texts, n_jobs, self.session.transform)
+        return self._in_blocks(texts, n_jobs, lambda session, rows: session.transform(rows))
 
     def _in_blocks(self, texts, n_jobs, compute) -> np.ndarray:
-        self.session.n_jobs = n_jobs
+        session = self._kept
+        if session is None:
+            self._select_device()
+            session = self._open()
+        session.n_jobs = n_jobs
         if len(texts) <= BLOCK:
-            return compute(self.documents(texts, n_jobs))
+            return compute(session, self.documents(texts, n_jobs))
         blocks = (texts[start : start + BLOCK] for start in range(0, len(texts), BLOCK))
-        return np.concatenate([compute(self.documents(block, n_jobs)) for block in blocks])
+        return np.concatenate([compute(session, self.documents(block, n_jobs)) for block in blocks])

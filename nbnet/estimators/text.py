@@ -213,8 +213,10 @@ class TextEmbeddingClassifier(
         Workers. None takes as many as the work is worth, and one inside a joblib worker. The result has the same bits
         for any number.
 
-    device : {"cpu", "auto"}, default="cpu"
-        Where to compute. A GPU ("cuda") is not built for texts yet; "auto" takes one as soon as it is.
+    device : {"cpu", "cuda", "cuda:N", "auto"}, default="cpu"
+        Where to compute: "cuda" is the first NVIDIA GPU, "cuda:1" the second; "auto" is the first one if it can be
+        used, else the CPU, and a warning says why. A fitted model predicts on the CPU where there is no GPU. This is
+        not yet measured on a GPU.
 
     Attributes
     ----------

@@ -146,7 +146,7 @@ class TextRun(Run):
         return super().stochastic(data, validation, hooks, first_pass, incremental)
 
     def rows(self, X):
-        return Reader(self.estimator, self.session.params).documents(X.tolist(), self.estimator.n_jobs)
+        return Reader(self.estimator, None).documents(X.tolist(), self.estimator.n_jobs)
 
     def targets(self, table: Table):
         labels, dtype = table.encoded, self.session.params.dtype
@@ -158,4 +158,4 @@ class TextRun(Run):
         return {"params_": params, "_reader": Reader(self.estimator, params), "_latest_params": None}
 
     def predict(self, session, rows) -> np.ndarray:
-        return Reader(self.estimator, session.params).probabilities(rows)
+        return Reader(self.estimator, None).probabilities(session, rows)

@@ -382,6 +382,8 @@ def _make_module() -> ModuleType:
     cuda.local = SimpleNamespace(array=lambda n, dtype: Vector(poisoned(n, dtype.name)))
     cuda.syncthreads = lambda: getcurrent().wait("block") and None
     cuda.shfl_xor_sync = lambda mask, value, bits: _exchange(mask, value, lambda lane: lane ^ bits)
+    cuda.shfl_up_sync = lambda mask, value, n: _exchange(mask, value, lambda lane: lane - n if lane >= n else lane)
+    cuda.shfl_sync = lambda mask, value, source: _exchange(mask, value, lambda lane: int(source))
     cuda.device_array = lambda n, dtype: _allocated(poisoned(n, dtype))
     cuda.to_device = lambda array: _allocated(array.copy())
     cuda.as_cuda_array = _as_cuda_array

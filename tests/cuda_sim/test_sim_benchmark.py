@@ -5,7 +5,7 @@ import json
 import numpy as np
 
 from benchmarks import gpu
-from nbnet import MLPClassifier, trainer
+from nbnet import MLPClassifier
 from nbnet.cuda import blas, product
 
 RNG = np.random.default_rng(0)
@@ -19,21 +19,16 @@ def test_benchmark(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(gpu, "RUNS", 2)
     monkeypatch.setattr(gpu.gpu_torch, "torch_on_gpu", lambda: None)
     table = RNG.normal(size=(6, 2)).astype("float32"), RNG.integers(0, 2, 6), None
-    peers = [("MLPClassifier", "session"), ("OtherClassifier", "other_session")]
-    monkeypatch.setattr(
-        gpu, "PEERS", [gpu.Peer(*peer, lambda: MLPClassifier(()), lambda: table, None, 6) for peer in peers]
-    )
+    monkeypatch.setattr(gpu, "PEERS", [gpu.Peer("MLPClassifier", lambda: MLPClassifier(()), lambda: table, None, 6)])
     monkeypatch.setattr(gpu, "EPOCHS", 3)
-    monkeypatch.setitem(trainer.ON_CPU_ONLY, "other_session", "others")
     assert gpu.main(["--out", str(tmp_path / "gpu.json")]) == 0
     results = json.loads((tmp_path / "gpu.json").read_text())
     assert results["launches"][0]["plain us"] > 0
     products = results["products"][0]
     assert products["own, error"] < 1e-6 and products["in parts, error"] < 1e-6 and "PyTorch" not in products
     assert results["steps"][0] == {"network": "5-4-3, batch 4", "nbnet highest us": 0.5e6, "nbnet high us": 0.5e6}
-    of_tables, of_others = results["estimators"]
+    (of_tables,) = results["estimators"]
     assert of_tables["estimator"] == "MLPClassifier, batch 6" and of_tables["nbnet high ms"] > 0
-    assert of_others["nbnet"] == "others are not built for a GPU yet; use device='cpu'"
     assert blas.GEMM == "auto"
     assert "GPU: cuda:0 (simulated GPU)" in capsys.readouterr().out
     assert gpu.main(["--budget", "0"]) == 0

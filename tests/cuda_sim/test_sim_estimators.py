@@ -9,7 +9,7 @@ from scipy import sparse
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 
-from nbnet import ConvClassifier, MLPClassifier, MLPRegressor, TextEmbeddingClassifier, trainer
+from nbnet import MLPClassifier, MLPRegressor, trainer
 from nbnet.cuda import device, product
 from tests.cuda_sim import simulator
 from tests.helpers import fit
@@ -141,10 +141,3 @@ def test_divergence_is_one_warning_and_the_last_good_weights(monkeypatch):
     with pytest.warns(ConvergenceWarning, match="Training diverged in iteration"):
         model.fit(X, NUMBERS)
     assert np.isfinite(model.predict(X)).all()
-
-
-def test_texts_and_images_are_not_built_yet():
-    with pytest.raises(ValueError, match="device='cuda' cannot be used: texts are not built for a GPU yet"):
-        TextEmbeddingClassifier(device="cuda").fit(["a b"] * 30, CLASSES)
-    with pytest.raises(ValueError, match="device='cuda' cannot be used: images are not built for a GPU yet"):
-        ConvClassifier((2,), device="cuda").fit(X.reshape(-1, 5, 1), CLASSES)

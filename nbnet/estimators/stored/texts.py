@@ -71,7 +71,7 @@ def restore(estimator, header: Fields, arrays: Arrays, dtype) -> Network:
 
 def restore_learned(estimator, analysis: Analysis, header: Fields, arrays: Arrays, dtype) -> Network:
     """Inverse of `describe_learned`."""
-    backend = trainer.backend_for(estimator.device, "text_session")
+    backend = trainer.backend_for(estimator.device, "text_session", fitted=True)
     n_rows, dim = table_shape = arrays.shape("layers.0.weight")
     check_sizes(analysis, table_shape)
     parts = {name: arrays.take(f"index.{name}", dtype, (None,)).copy() for name, dtype in INDEX_TYPES.items()}

@@ -1,0 +1,264 @@
+"""The host side of a network over documents on the GPU."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from .. import random
+from ..cpu.text_session import MAX_COUNT, huffman_tree, initialize_table
+from ..cpu.tokens import Documents
+from ..cpu.tree import Tree
+from ..cpu.workers import choose_n_workers
+from ..network import EmbeddingTable, Network, Optimizer, Pooling, above
+from . import text_walk
+from .dense import matrix
+from .embedding import Bags, BagSpace, Embedding, weigh_tokens
+from .launch import Queue, check_size, empty, upload
+from .occurrences import FLOP_A_TOKEN, fill, group_in_pieces, room_for
+from .session import ADAGRAD_START, Mirror, Session, as_targets
+from .walk import DeviceTargets, Targets
+
+__all__ = [
+    "TextSession",
+    "Texts",
+    "Tree",
+    "as_targets",
+    "as_texts",
+    "choose_n_workers",
+    "huffman_tree",
+    "initialize_table",
+    "open_session",
+]
+
+SHARES_PARAMS = False  # a session has a copy of the parameters on the GPU
+
+
+class Texts(NamedTuple):
+    """Documents as the trainer sees rows: how many there are, and what they hold, on the host and on the GPU."""
+
+    n_rows: int
+    documents: Documents
+    on_device: Documents
+
+
+def as_texts(documents: Documents) -> Texts:
+    """`documents` for a `TextSession`."""
+    check_size(documents.ids.size, "the list of all tokens")
+    starts = upload(documents.starts.astype(np.uint32))
+    return Texts(
+        documents.starts.size - 1, documents, Documents(upload(documents.ids), upload(documents.counts), starts)
+    )
+
+
+def open_session(network: Network, params: np.ndarray, loss, *, tree: Tree | None = None, **options) -> TextSession:
+    """The session for a network over documents, whose last layer is a `tree` of classes or fully connected."""
+    if tree is None:
+        return TextSession(network, params, loss, **options)
+    from .tree_session import TreeSession  # which builds on this module
+
+    return TreeSession(network, params, loss, tree=tree, **options)
+
+
+class RowByRow(Mirror):
+    """Parameters whose table lies in two blocks of columns on the host, for the sake of its caches, and row by row on
+    the GPU."""
+
+    def __init__(self, host: np.ndarray, layer):
+        super().__init__(host)
+        self._table = EmbeddingTable(host, layer)
+        self._start, self._stride = int(layer["weight_start"]), int(layer["out_stride"])
+
+    def _sent(self) -> np.ndarray:
+        sent = self._host.copy()
+        rows, dim = sent[self._start :].reshape(-1, self._stride), self._table.shape[1]
+        rows[:, :dim], rows[:, dim:] = self._table[:], 0.0
+        return sent
+
+    def _receive(self) -> None:
+        received = self._device.copy_to_host()
+        self._host[: self._start] = received[: self._start]
+        self._table[:] = received[self._start :].reshape(-1, self._stride)[:, : self._table.shape[1]]
+
+
+class TextSession(Session):
+    """A network over documents in use: `Session` with `Texts` for rows, and `transform`.
+
+    Gradients are summed over a batch, not averaged: a step of fastText's rates for each document.
+
+    Parameters
+    ----------
+    network : Network
+        The first layer is an embedding.
+    params : float32 or float64 (n_params,)
+        On the host; updated in place by training, though not before `params` is read.
+    loss : Loss
+    row_weights : ndarray (n_rows,) or None
+        Weight of each row of the embedding; None: all one.
+    count_weights : ndarray (256,) or None
+        Weight of a token that occurs 0, 1, 2, ... times in a document; None: the count.
+    frozen : bool
+        Keep the embedding as it is.
+    label_smoothing : float
+    sample_labels : bool
+        Learn one of a document's labels in each epoch, drawn at random, instead of all of them.
+    n_jobs : int or None
+        Workers of the CPU that sort each epoch's tokens; see `choose_n_workers`.
+    """
+
+    _walk = text_walk
+    sums_gradients = True
+
+    def __init__(
+        self,
+        network: Network,
+        params: np.ndarray,
+        loss,
+        *,
+        row_weights: np.ndarray | None = None,
+        count_weights: np.ndarray | None = None,
+        frozen: bool = False,
+        label_smoothing: float = 0.0,
+        sample_labels: bool = False,
+        n_jobs: int | None = None,
+    ):
+        super().__init__(above(network), params, loss, label_smoothing=label_smoothing, n_jobs=n_jobs)
+        self.below = network.layers[:1].copy()
+        self._params = RowByRow(params, self.below[0])
+        self.frozen, self.sample_labels, self.n_jobs = frozen, sample_labels, n_jobs
+        layer = self.below[0]
+        self.stride, self.n_table_rows = int(layer["out_stride"]), int(layer["n_in"])
+        self.pooling = Pooling(int(layer["pooling"]))
+        counts = np.arange(MAX_COUNT + 1) if count_weights is None else count_weights
+        self._row_weights = self._none if row_weights is None else upload(np.asarray(row_weights, self._kind))
+        self._count_weights = upload(np.asarray(counts, self._kind))
+        self._trained_on = self._drawn_from = self._drawn = None
+
+    # ---------------------------------------------------------------- training
+
+    def expect(self, rows: Texts) -> None:
+        """Nothing to do: where the CPU chooses its workers."""
+
+    def prepare(self, optimizer: Optimizer, batch_size: int, **settings) -> None:
+        """As `Session.prepare`; `moments` holds those of the layers above, then those of each row of the table."""
+        super().prepare(optimizer, batch_size, **settings)
+        is_adagrad, is_adam = self.optimizer == Optimizer.ADAGRAD, self.optimizer in (Optimizer.ADAM, Optimizer.ADAMW)
+        width = 1 if is_adagrad else 2 * self.stride if is_adam else 0
+        of_rows = np.full(self.n_table_rows * width, ADAGRAD_START if is_adagrad else 0.0, self._kind)
+        self._moments, self._trained_on = Mirror(np.concatenate([self.moments, of_rows])), None
+
+    def train_epoch(self, rows: Texts, targets: Targets, order, rates, decays, step0):
+        """As `Session.train_epoch`."""
+        if self.sample_labels and targets.host.label_starts.size > 0 and targets.host.labels.size > 0:
+            targets = self._one_label_each(targets, step0)
+        if self._trained_on is None or self._trained_on[0] is not rows or self._trained_on[1] is not targets:
+            self._trained_on = rows, targets, self._training_rows(rows, targets, order)
+        of_backend = self._trained_on[2]
+        self._group(of_backend, rows, targets, order)
+        return super().train_epoch(of_backend, targets, order, rates, decays, step0)
+
+    def _one_label_each(self, targets: Targets, step0: int) -> Targets:
+        """One of each document's labels, drawn at random; in the same memory in each epoch."""
+        starts, labels = targets.host.label_starts, targets.host.labels
+        draws = random.uniform(self._rule.seed, random.Stream.LABELS, step0, starts.size - 1)
+        chosen = starts[:-1] + (draws * np.diff(starts)).astype(np.int64)
+        labels = labels[np.minimum(chosen, labels.size - 1)]
+        if self._drawn_from is not targets:
+            of_all, none = targets.on_device, empty(0, np.uint32)
+            on_device = DeviceTargets(upload(labels), none, of_all.values, of_all.weights)
+            host = targets.host._replace(labels=labels, label_starts=starts[:0])
+            self._drawn_from, self._drawn = targets, Targets(on_device, host, targets.n_outputs)
+        self._drawn.host.labels[:] = labels
+        self._drawn.on_device.labels.copy_to_device(labels)
+        return self._drawn
+
+    def _training_rows(self, rows: Texts, targets: Targets, order: np.ndarray):
+        """What steps over these documents read, whatever their order."""
+        lengths = np.diff(rows.documents.starts)[order]
+        bags = self._bags_of(rows, self.batch_size)
+        if self.frozen:
+            return bags
+        n_batches, n_groups = -(-order.size // self.batch_size), int(np.sort(lengths)[-self.batch_size :].sum())
+        return bags._replace(groups=room_for(n_batches, int(lengths.sum())), n_groups=n_groups)
+
+    def _group(self, of_backend, rows: Texts, targets: Targets, order: np.ndarray) -> None:
+        """Tells the steps of an epoch which tokens share a row of the table."""
+        if not self.frozen:
+            self._fill(of_backend.groups, rows.documents.ids, rows.documents.starts, order)
+
+    def _fill(self, room, ids: np.ndarray, starts: np.ndarray, order: np.ndarray, width: int | None = None) -> None:
+        """Groups the ids of each batch, documents' from `starts` on, and uploads the groups."""
+        n_workers = choose_n_workers(self.n_jobs, FLOP_A_TOKEN * ids.size)
+        fill(room, group_in_pieces(ids, starts, order, self.batch_size, n_workers, width))
+
+    def _training_workspace(self, n_rows: int):
+        work = super()._training_workspace(n_rows)
+        return work._replace(input_slopes=empty(work.inputs.size, self._kind))
+
+    def loss_and_gradient(self, rows, targets, alpha):
+        """Not for documents: their solvers are stochastic."""
+        raise NotImplementedError("a network over documents is trained by stochastic solvers only")
+
+    # ---------------------------------------------------------------- without training
+
+    def evaluate(self, rows: Texts, targets: Targets) -> float:
+        """Weighted mean loss of the documents, without dropout."""
+        return super().evaluate(self._rows_of(rows, targets), targets)
+
+    def predict(self, rows: Texts, out: np.ndarray | None = None) -> np.ndarray:
+        """Predictions (n_documents, n_outputs) on the host."""
+        return super().predict(self._rows_of(rows), out)
+
+    def transform(self, rows: Texts) -> np.ndarray:
+        """Pooled vectors (n_documents, dim) on the host."""
+        n = rows.n_rows
+        check_size(n * self.stride, "the vectors of all documents")
+        vectors, queue = empty(n * self.stride, self._kind), Queue()
+        text_walk.pool(queue, self._bags_of(rows), self._plan(n, 1.0, n).batch, matrix(vectors, 0, self.stride), n)
+        queue.run()
+        return vectors.copy_to_host().reshape(n, self.stride)[:, : int(self.below["n_out"][0])].copy()
+
+    # ---------------------------------------------------------------- memory
+
+    def _rows_of(self, rows: Texts, targets: Targets | None = None):
+        """What evaluation (with `targets`) and prediction read."""
+        return self._bags_of(rows)
+
+    def _embedding(self) -> Embedding:
+        layer, params = self.below[0], self._params.on_device()
+        query, n_above = int(layer["bias_start"]), 2 * self.network.n_params
+        moments = self._none if self._moments is None else self._moments.on_device()
+        return Embedding(
+            rows=params[int(layer["weight_start"]) :],
+            query=params[query : query + self.stride],
+            row_weights=self._row_weights,
+            count_weights=self._count_weights,
+            moments=moments[n_above:] if moments.size > n_above else self._none,
+            pooling=self.pooling,
+            dim=int(layer["n_out"]),
+            stride=self.stride,
+            frozen=self.frozen,
+        )
+
+    def _bags_of(self, rows: Texts, capacity: int = 0) -> Bags:
+        """The embedding of some documents, whose tokens are weighed; with room to train on `capacity` at a time."""
+        attends, is_max = self.pooling == Pooling.ATTENTION, self.pooling == Pooling.MAX
+        training, n_tokens, none = capacity > 0, rows.documents.ids.size, self._none
+        check_size(capacity * self.stride, f"the vectors of {capacity} documents")
+        space = BagSpace(
+            weights=none if is_max else empty(n_tokens, self._kind),
+            attention=empty(n_tokens, self._kind) if attends else none,
+            slopes=empty(n_tokens, self._kind) if training and attends else none,
+            chosen=empty(n_tokens, self._kind) if training and is_max else none,
+            norms=empty(capacity, self._kind),
+            products=empty(capacity, self._kind) if attends else none,
+            queries=empty(capacity * self.stride, self._kind) if attends else none,
+            choices=empty(capacity * self.stride if is_max else 0, np.uint32),
+            none=none,
+        )
+        bags, queue = Bags(rows.n_rows, self.below[0], rows.on_device, self._embedding(), space), Queue()
+        if not is_max:
+            weigh_tokens(queue, bags.embedding, bags.documents, space.weights)
+            queue.run()
+        return bags
