@@ -18,6 +18,7 @@ from nbnet.network import (
     Activation,
     DenseSpec,
     EmbeddingSpec,
+    EmbeddingTable,
     Loss,
     Optimizer,
     Pooling,
@@ -85,8 +86,8 @@ class Problem:
         layer = self.network.layers[0]
         self.query = self.params[int(layer["bias_start"]) :][:dim]
         self.query[:] = rng.normal(size=dim)
-        self.rows = self.params[int(layer["weight_start"]) :].reshape(N_TABLE, -1)[:, :dim]
-        self.rows[:] = rng.normal(size=(N_TABLE, dim))
+        self.table = EmbeddingTable(self.params, layer)
+        self.table[:] = rng.normal(size=(N_TABLE, dim))
         if self.tree is not None:
             start, stride = int(top.layers[-1]["weight_start"]), int(top.layers[-1]["in_stride"])
             units = self.params[start:][: (self.n_outputs - 1) * stride].reshape(-1, stride)
@@ -181,7 +182,7 @@ def test_a_tree_of_one_class():
 @pytest.mark.parametrize("pooling", [Pooling.SUM, Pooling.MAX, Pooling.ATTENTION])
 def test_tokens_that_repeat_more_often_than_a_warp_has_lanes(pooling):
     problem = Problem(pooling, with_counts=False, options={"row_weights": None, "count_weights": None})
-    problem.rows[:] *= 0.1
+    problem.table[:] = 0.1 * problem.table[:]
     compare(problem, Optimizer.ADAGRAD, epochs=1)
 
 
@@ -245,7 +246,7 @@ def test_moments_go_on_and_snapshots_hold_the_table():
     for session in (one, two):
         session.train_epoch(*data, random.permutation(1, 1, N), np.full(3, 0.01), np.zeros(3), 3)
     np.testing.assert_array_equal(one.params, two.params)
-    assert (two.params[-problem.rows.size :] != before[-problem.rows.size :]).any()
+    assert (two.params[-problem.table[:].size :] != before[-problem.table[:].size :]).any()
     two.restore(snapshot)
     np.testing.assert_array_equal(two.params, before)
 
@@ -277,7 +278,7 @@ def test_pooled_vectors(pooling, dtype):
     simulator.set_order("reversed" if dtype == np.float32 else "shuffled")
     problem = Problem(pooling, dim=37, dtype=dtype)
     session, texts, _ = problem.on(gpu)
-    model = {"rows": problem.rows.astype(float), "query": problem.query.astype(float)}
+    model = {"rows": problem.table[:].astype(float), "query": problem.query.astype(float)}
     name = pooling.name.lower()
     expected = [reference_text.pool(one, model, name, ROW_WEIGHTS, COUNT_WEIGHTS)[0] for one in problem.lists]
     np.testing.assert_allclose(session.transform(texts), expected, **tolerance(dtype))
@@ -286,8 +287,9 @@ def test_pooled_vectors(pooling, dtype):
 
 def test_the_first_of_equal_tokens_is_chosen(order):
     problem = Problem(Pooling.MAX, dim=3)
-    problem.rows[:] = 7
-    problem.rows[5, 1] = 8
+    rows = np.full(problem.table.shape, 7.0)
+    rows[5, 1] = 8
+    problem.table[:] = rows
     session, texts, _ = problem.on(gpu)
     bags = session._bags_of(texts, N)
     x = matrix(empty(N * 16, np.float32), 0, 16)

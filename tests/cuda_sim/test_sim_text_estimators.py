@@ -84,7 +84,9 @@ def test_predictions_follow_the_parameters():
     cpu, gpu = both(classifier(), TEXTS, CLASSES)
     for model in (cpu, gpu):
         model.coefs_[0][:] *= 2
-        model.embeddings_[3] = 5
+        changed = model.embeddings_.copy()
+        changed[3] = 5
+        model.embeddings_ = changed
     assert gpu._reader._kept is None  # no memory of the GPU is held between two calls
     np.testing.assert_allclose(gpu.predict_proba(TEXTS), cpu.predict_proba(TEXTS), atol=1e-5)
 
