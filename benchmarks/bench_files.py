@@ -4,6 +4,7 @@ import os
 import tempfile
 import warnings
 
+import joblib
 import numpy as np
 
 from .bench_text import make_texts
@@ -16,9 +17,13 @@ def fitted(kind: str):
     warnings.simplefilter("ignore")
     rng = np.random.default_rng(0)
     settings = dict(max_iter=1, random_state=0, n_jobs=1)
-    if kind == "text":
+    if kind == "texts":
         X, y = make_texts(20_000)
         return nbnet.TextEmbeddingClassifier(**settings).fit(X, y), X[:1]
+    if kind == "sentences":
+        X = [text.split() for text in make_texts(2000)[0]]
+        y = [[f"{'BI'[i % 2]}-{i // 2 % 3}" for i in range(len(tokens))] for tokens in X]
+        return nbnet.TokenTagger(**settings).fit(X, y), X[:1]
     if kind == "images":
         X, y = rng.random((200, 32, 32, 3), np.float32), np.arange(200) % 10
         return nbnet.ConvClassifier(**settings).fit(X, y), X[:1]
@@ -27,9 +32,9 @@ def fitted(kind: str):
 
 
 class Files:
-    """Seconds of `save` and `load`, the disk's share included; bytes of the file."""
+    """Seconds of `save` and `load`, the disk's share included, and of joblib's pickle; bytes of the files."""
 
-    params = [["table", "images", "text"]]
+    params = [["table", "images", "texts", "sentences"]]
     param_names = ["model"]
     timeout = 300
 
@@ -42,6 +47,8 @@ class Files:
         self.model.save(self.path)
         self.load = nbnet.load
         self.load(self.path).predict(X)
+        self.pickle = os.path.join(self.folder.name, "pickle")
+        joblib.dump(self.model, self.pickle)
 
     def teardown(self, kind):
         self.folder.cleanup()
@@ -52,13 +59,22 @@ class Files:
     def time_load(self, kind):
         self.load(self.path)
 
+    def time_pickle_dump(self, kind):
+        joblib.dump(self.model, self.pickle)
+
+    def time_pickle_load(self, kind):
+        joblib.load(self.pickle)
+
     def peakmem_load(self, kind):
         self.load(self.path)
 
     def track_size(self, kind):
         return os.path.getsize(self.path)
 
-    track_size.unit = "bytes"
+    def track_pickle_size(self, kind):
+        return os.path.getsize(self.pickle)
+
+    track_size.unit = track_pickle_size.unit = "bytes"
 
 
 class Checkpoints:
