@@ -102,6 +102,27 @@ def check_bio(tags: list[list[str]], name: str) -> None:
             )
 
 
+class Tagged(NamedTuple):
+    """Sentences to learn from or to validate on; none has weight 0."""
+
+    sentences: list[list[str]]
+    tags: list[list[str]]
+    weights: np.ndarray
+
+    def take(self, positions) -> Tagged:
+        """Some of the sentences."""
+        sentences, tags = ([items[i] for i in positions] for items in self[:2])
+        return Tagged(sentences, tags, self.weights[positions])
+
+    def usage(self) -> Counter[str]:
+        """How often each token occurs."""
+        return Counter(chain.from_iterable(self.sentences))
+
+    def targets(self) -> tuple[list[str], np.ndarray]:
+        """Tag and weight of each token."""
+        return list(chain(*self.tags)), np.repeat(self.weights, [len(tags) for tags in self.tags])
+
+
 # ---------------------------------------------------------------- features
 
 
@@ -169,7 +190,8 @@ class TokenFeatures:
         for token in set(chain.from_iterable(sentences)):
             known[token] = self.of_token(token, learning)
         for sentence in sentences:
-            lower = ["", *(token.lower() for token in sentence), ""]
+            words = [token.lower() for token in sentence]
+            lower = ["", *words, ""]
             for i, token in enumerate(sentence):
                 parts = list(known[token][0])
                 for distance in chain(range(-self.window, 0), range(1, self.window + 1)):
@@ -179,8 +201,8 @@ class TokenFeatures:
                 if self.window:
                     before, at, after = lower[i : i + 3]
                     parts += [f"pair - {before} {at}", f"pair + {at} {after}"]
-                around = lower[max(1, i + 1 - self.context) : i + 1] + lower[i + 2 : -1][: self.context]
-                parts += [f"near {other}" for other in dict.fromkeys(around)]
+                around = words[max(0, i - self.context) : i] + words[i + 1 : i + 1 + self.context]
+                parts += [f"near {word}" for word in dict.fromkeys(around)]
                 documents.append(SEPARATOR.join(parts))
         return documents
 

@@ -9,7 +9,7 @@ import pytest
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, cross_val_score
 
-from nbnet import TokenTagger
+from nbnet import TokenTagger, load
 from nbnet.metrics import entity_f1
 from nbnet.tagging import TokenFeatures, shape_of, split_features
 from tests.helpers import fit
@@ -245,6 +245,14 @@ def test_partial_fit_learns_from_parts():
     assert len(tagger.loss_curve_) == 9
     assert tagger._features.usage == Counter(3 * list(chain(*X)))
     np.testing.assert_array_equal(tagger._transition_counts.sum(), 3 * len(list(chain(*Y))))
+
+
+def test_tags_are_texts_however_they_are_given(tmp_path):
+    given = np.array(["B-x", "O"], object)
+    tagger = TokenTagger(**TINY).partial_fit([["a", "a"]], np.array([["B-x", "O"]], object), classes=given)
+    assert tagger.classes_.dtype.kind == "U"
+    tagger.save(tmp_path / "tagger")
+    assert load(tmp_path / "tagger").predict([["a"]]) == tagger.predict([["a"]])
 
 
 def test_partial_fit_knows_new_words_and_keeps_what_it_was_on_errors():

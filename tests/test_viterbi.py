@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from nbnet.tagging import Transitions, best_tags, transitions_of
+from nbnet.tagging import Transitions, best_tags, count_transitions, transitions_of
 
 
 def naive(scores, first, after):
@@ -39,11 +39,15 @@ def test_best_of_all_sequences(n_tags, seed):
 def test_transitions_from_counts():
     classes = np.array(["B-x", "I-x", "O"])
     tags = [["O", "B-x", "I-x"], ["O", "O"], []]
-    first, after = transitions_of(tags, classes, is_bio=False)
+    counts = count_transitions(tags, np.ones(3), classes)
+    np.testing.assert_array_equal(counts, [[0, 1, 0], [0, 0, 0], [1, 0, 1], [0, 0, 2]])
+    weighted = count_transitions(tags, np.array([3.0, 0.5, 9.0]), classes)
+    np.testing.assert_array_equal(weighted, [[0, 3, 0], [0, 0, 0], [3, 0, 0.5], [0, 0, 3.5]])
+    first, after = transitions_of(counts, classes, is_bio=False)
     shares = np.array([1.4, 1.4, 3.4]) / 6.2  # each of four rows adds 0.1
     np.testing.assert_allclose(first, np.log(np.array([0.1, 0.1, 2.1]) / 2.3 / shares))
     np.testing.assert_allclose(after[2], np.log(np.array([1.1, 0.1, 1.1]) / 2.3 / shares))
     np.testing.assert_allclose(after[1], np.log(1 / 3 / shares))
-    first, after = transitions_of(tags, classes, is_bio=True)
+    first, after = transitions_of(counts, classes, is_bio=True)
     assert first[1] == after[2, 1] == -np.inf
     assert np.isfinite(after).sum() == 8

@@ -6,7 +6,7 @@ from collections import Counter
 from copy import copy
 from itertools import chain
 from numbers import Integral, Real
-from typing import NamedTuple, Self
+from typing import Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, _fit_context
@@ -18,6 +18,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from ..metrics import entity_f1
 from ..tagging import (
+    Tagged,
     TokenFeatures,
     Transitions,
     best_tags,
@@ -43,27 +44,6 @@ OF_NETWORK = (
     "max_iter shuffle tol verbose early_stopping n_iter_no_change dropout label_smoothing dtype n_jobs"
 ).split()
 FITTED_BY_NETWORK = ("classes_", "n_iter_", "loss_curve_", "history_")
-
-
-class Tagged(NamedTuple):
-    """Sentences to learn from or to validate on; none has weight 0."""
-
-    sentences: list[list[str]]
-    tags: list[list[str]]
-    weights: np.ndarray
-
-    def take(self, positions) -> Tagged:
-        """Some of the sentences."""
-        sentences, tags = ([items[i] for i in positions] for items in self[:2])
-        return Tagged(sentences, tags, self.weights[positions])
-
-    def usage(self) -> Counter[str]:
-        """How often each token occurs."""
-        return Counter(chain.from_iterable(self.sentences))
-
-    def targets(self) -> tuple[list[str], np.ndarray]:
-        """Tag and weight of each token."""
-        return list(chain(*self.tags)), np.repeat(self.weights, [len(tags) for tags in self.tags])
 
 
 class TokenTagger(SavingMixin, BaseEstimator):
@@ -323,6 +303,7 @@ class TokenTagger(SavingMixin, BaseEstimator):
             training, held_out = self._tagged(X, y, sample_weight, X_val, y_val, sample_weight_val)
             if _check_partial_fit_first_call(self, classes):
                 check_tag_names(self.classes_.tolist(), self.tag_scheme == "bio")
+                self.classes_ = self.classes_.astype(np.str_)
                 network = self._network(check_random_state(self.random_state))
                 usage, counts = Counter(), 0.0
             else:
