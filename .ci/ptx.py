@@ -140,7 +140,7 @@ def everything(all_activations: bool):
             for activation in (Activation.RELU, Activation.GELU):
                 yield dtype, launches(wide, Loss.HUBER, activation, Optimizer.SGD, width=width, batch_size=n_rows)
         yield from ((dtype, launches_of_team(table, *kind)) for kind in kinds_of_teams(dtype, all_activations))
-        yield from ((dtype, recorded) for recorded in image_networks(dtype))
+        yield from ((dtype, recorded) for recorded in image_networks(dtype, all_activations))
         # long sums and few tiles, so sums in parts
         for shape, width in (((8, 4096), 2048), ((8, 4096), 24), ((4096, 16), 24)):
             long = np.broadcast_to(np.zeros(1, dtype), shape)
@@ -206,20 +206,24 @@ def launches(X, loss, activation, optimizer, dtype=None, *, width=24, batch_size
     return recorded
 
 
-def image_networks(dtype: str):
-    """Launches of networks over images that together launch every kernel there is for them."""
+def image_networks(dtype: str, all_kinds: bool):
+    """Launches of networks over images: of one with all that matters, or together every kernel there is for them."""
     from nbnet.image_network import ConvSpec, PoolSpec, ResidualSpec
     from nbnet.images import Augmentation
     from nbnet.network import Activation, LayerKind
 
     largest, mean, tanh = PoolSpec(LayerKind.MAX_POOL), PoolSpec(LayerKind.AVG_POOL), Activation.TANH
-    residual = [ConvSpec(5, batch_norm=True), ResidualSpec(5, 1, tanh, True), largest, ResidualSpec(8, 2, tanh)]
-    yield image_launches([*residual, PoolSpec(LayerKind.AVG_POOL, None)], dtype, Augmentation(rotation=1.0))
-    poolings = [largest, ConvSpec(16, activation=tanh), ConvSpec(3, 5), largest, largest, mean]
-    yield image_launches(poolings, dtype, Augmentation(shift=1))
+    whole = PoolSpec(LayerKind.AVG_POOL, None)
+    first, residual = ConvSpec(5, batch_norm=True), ResidualSpec(5, batch_norm=True)
     if dtype == "float32":
-        yield image_launches([], dtype, image_type="float64")
-        wide = [ConvSpec(n_channels) for n_channels in (128, 128, 64, 64, 32, 16)]
+        yield image_launches([first, largest, residual, whole], dtype, Augmentation(rotation=1.0))
+    elif all_kinds:
+        yield image_launches([first, ConvSpec(3), whole], dtype)
+    if all_kinds and dtype == "float32":
+        poolings = [ConvSpec(4), ResidualSpec(8, 2, tanh), largest, largest, mean]
+        yield image_launches(poolings, dtype, Augmentation(shift=1))
+        yield image_launches([largest], dtype, image_type="float64")
+        wide = [ConvSpec(n_channels) for n_channels in (64, 64, 32, 16)]
         yield image_launches(wide, dtype, image_type="float32", shape=(32, 32, 4), n=40)
 
 
@@ -318,7 +322,7 @@ def assemble(ptx: str, cc, folder: Path, name: str) -> str:
     if done.returncode:
         raise RuntimeError(done.stderr.strip()[:500])
     listing = ""
-    if name.startswith(("product", "convolution")) and find_tool("nvdisasm"):
+    if ("product" in name or "128x" in name) and find_tool("nvdisasm"):
         listing = subprocess.run(
             [find_tool("nvdisasm"), "-c", str(machine_code)], capture_output=True, text=True, check=True
         ).stdout
@@ -352,7 +356,7 @@ def inspect_code(kernel, name: str, code: str) -> list[str]:
     if largest(REGISTERS, code) * threads * blocks > REGISTERS_A_PROCESSOR:
         faults.append(f"too many registers for {blocks} blocks of {threads} threads")
     n_all, n_products = inner_loop(code)
-    if "128x128" in name and n_all and n_products < SHARE * n_all:
+    if "128x" in name and n_all and n_products < SHARE * n_all:
         faults.append(f"{n_products} of {n_all} instructions of the inner loop multiply")
     return faults
 

@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "scalar": {"jit", "network"},
     "image_network": {"network", "random"},
     "cpu": {"image_network", "jit", "network", "random", "scalar"},
-    "cuda": {"cpu", "network", "random", "scalar"},
+    "cuda": {"cpu", "image_network", "network", "random", "scalar"},
     "progress": {"model_files"},
     "checkpoints": {"__init__", "model_files", "progress"},
     "schedules": {"network"},

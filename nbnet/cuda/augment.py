@@ -14,7 +14,7 @@ from ..random import Stream
 from .jit import cuda, cuda_kernel, device_function
 from .launch import upload
 from .maths import philox
-from .pooling import position_of
+from .pooling import pixel_position
 
 THREADS = 128
 TERMS = {"float32": 5, "float64": 9}  # of the series of sine and cosine, up to a quarter of a half turn
@@ -54,8 +54,8 @@ def as_rule(rule, dtype) -> Rule:
 def sine_cosine(dtype):
     """A device function: sine and cosine of an angle in [-pi, pi].
 
-    Taylor's series for a quarter of the angle, which is at most pi / 4, doubled twice; libdevice's functions keep a table
-    in memory for angles that do not occur here.
+    Taylor's series for a quarter of the angle, which is at most pi / 4, doubled twice; libdevice's functions keep a
+    table in memory for angles that do not occur here.
     """
     n_terms = TERMS[dtype.name]
 
@@ -169,7 +169,7 @@ def _augment_kernel(dtype, turns):
         start = uint32(source.start + i * source.stride)
         for pixel in range(cuda.threadIdx.x, height * width, THREADS):
             h, w = int32(pixel // width), int32(pixel % width)
-            at = position_of(target, i, uint32(h), uint32(w))
+            at = pixel_position(target, i, uint32(h), uint32(w))
             for c in range(channels):
                 value = value_of(source.data, start, shape, change, h, w, int32(c), rule.black[c])
                 target.data[at + uint32(c)] = value

@@ -17,7 +17,7 @@ from ..network import round_up
 from .intrinsics import load4, store4
 from .jit import cuda, cuda_kernel, device_function
 from .maths import maths
-from .pooling import THREADS, add_pixels, place_of_thread, position_of
+from .pooling import THREADS, add_pixels, pixel_position, place_of_thread
 from .product import n_blocks
 from .reductions import QUAD_THREADS, quad_block, quad_sums
 
@@ -209,8 +209,8 @@ def _gradient_sums_kernel(dtype):
             m0, m1, m2, m3 = load4(statistics.data, statistics.start + channel)
             for pixel in range(cuda.threadIdx.y, n_pixels, cuda.blockDim.y):
                 h, w = uint32(uint32(pixel) // z.pitch), uint32(uint32(pixel) % z.pitch)
-                v0, v1, v2, v3 = load4(z.data, position_of(z, i, h, w) + channel)
-                g0, g1, g2, g3 = load4(grad.data, position_of(grad, i, h, w) + channel)
+                v0, v1, v2, v3 = load4(z.data, pixel_position(z, i, h, w) + channel)
+                g0, g1, g2, g3 = load4(grad.data, pixel_position(grad, i, h, w) + channel)
                 t0, t1, t2, t3 = t0 + (v0 - m0) * g0, t1 + (v1 - m1) * g1, t2 + (v2 - m2) * g2, t3 + (v3 - m3) * g3
         t0, t1, t2, t3 = sums_of_quads(t0, t1, t2, t3)
         if cuda.threadIdx.y == 0 and inside:
@@ -222,8 +222,8 @@ def _gradient_sums_kernel(dtype):
 
 
 def image_gradient_sums(queue, grad, z, statistics, layer, sums, n_images):
-    """Row 2 i + 1 of `sums`: the sum over one image's pixels of the gradient times the normalized z; row 2 i, the sum of
-    the gradient alone, is there already (`activation_backward`)."""
+    """Row 1 of `sums`: the sum over one image's pixels of the gradient times the normalized z; row 0, the sum of the
+    gradient alone, is there already (`activation_backward`). Of image i these are the rows 2 i + 1 and 2 i."""
     kernel, n_pixels = _gradient_sums_kernel(getattr(numba, z.data.dtype.name)), layer["height"] * layer["width"]
     _add_sums(queue, kernel, n_images, z.stride, grad, z, statistics, sums, np.uint32(n_pixels))
 
@@ -268,9 +268,9 @@ def _norm_gradient_kernel(dtype):
         i, h, w, channel = place_of_thread(n_quads, height, width)
         if i < n_images:
             share = shares[i] / dtype(uint32(height * width))
-            at = uint32(position_of(grad, i, h, w) + channel)
+            at = uint32(pixel_position(grad, i, h, w) + channel)
             g0, g1, g2, g3 = load4(grad.data, at)
-            z0, z1, z2, z3 = load4(z.data, position_of(z, i, h, w) + channel)
+            z0, z1, z2, z3 = load4(z.data, pixel_position(z, i, h, w) + channel)
             m0, m1, m2, m3 = load4(statistics.data, statistics.start + channel)
             i0, i1, i2, i3 = load4(statistics.data, statistics.start + statistics.stride + channel)
             f0, f1, f2, f3 = load4(params, scale_start + channel)

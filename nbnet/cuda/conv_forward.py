@@ -13,10 +13,10 @@ from ..network import LayerKind
 from .augment import augment_rows
 from .batch_norm import batch_statistics, image_statistics, move_running_statistics, norm_factors
 from .conv2d import conv2d_activated, conv2d_forward
-from .conv_net import Maps, has_norm, is_plain, maps_of, statistics_of, sums_of
+from .conv_net import has_norm, is_plain, maps_of, statistics_of, sums_of
 from .dense import matrix, row_number
 from .jit import cuda, cuda_kernel
-from .pooling import Output, activation_forward, flatten_forward, pool_forward, position_of
+from .pooling import Output, activation_forward, flatten_forward, pixel_position, pool_forward
 from .product import n_blocks
 
 THREADS = 128
@@ -46,7 +46,7 @@ def _gather_kernel(dtype):
         if i < n_images:
             pixel, c = uint32(e // channels), uint32(e % channels)
             value = dtype(values[uint64(row_number(batch, i)) * uint64(n_values) + uint64(e)])
-            at = position_of(image, i, uint32(pixel // width), uint32(pixel % width)) + c
+            at = pixel_position(image, i, uint32(pixel // width), uint32(pixel % width)) + c
             image.data[at] = (value - mean[c]) * scale[c]
 
     return gather_images

@@ -1,8 +1,8 @@
 """The image layers of a network in use: where their results lie, and the tables that products of windows read.
 
 Maps lie as on the CPU (`nbnet.image_network`), borders of zeros included, so that no kernel needs a case for the
-image's edge; the maps of a batch lie one behind the other. What the CPU computes of a window as it goes, the host writes
-into tables, once in a fit: where each window begins, and how far behind that each of its inputs lies.
+image's edge; the maps of a batch lie one behind the other. What the CPU computes of a window as it goes, the host
+writes into tables, once in a fit: where each window begins, and how far behind that each of its inputs lies.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ class Place(NamedTuple):
 
 
 @device_function
-def position_of(maps, i, h, w):
+def pixel_position(maps, i, h, w):
     """Position of the first channel of pixel (h, w) of image i."""
     return uint32(maps.start + i * maps.size + (h * maps.pitch + w) * maps.stride)
 
@@ -91,8 +91,8 @@ def _deliver_kernel(adds, leaves):
         n_images, height, width, n_quads = sizes
         i, h, w, channel = place_of_thread(n_quads, height, width)
         if i < n_images:
-            v0, v1, v2, v3 = load4(grad_x.data, position_of(grad_x, i, h, w) + channel)
-            put(place, position_of(place.slopes, i, h, w) + channel, v0, v1, v2, v3)
+            v0, v1, v2, v3 = load4(grad_x.data, pixel_position(grad_x, i, h, w) + channel)
+            put(place, pixel_position(place.slopes, i, h, w) + channel, v0, v1, v2, v3)
 
     return deliver
 
@@ -119,14 +119,14 @@ def _activation_kernel(dtype, activation, normed, skips, pools, with_slopes):
     @device_function
     def before_activation(value, z, norm, skip, i, h, w, channel):
         """Four values: ``z * factor + shift + skip``."""
-        value[0], value[1], value[2], value[3] = load4(z.data, position_of(z, i, h, w) + channel)
+        value[0], value[1], value[2], value[3] = load4(z.data, pixel_position(z, i, h, w) + channel)
         if normed:
             f0, f1, f2, f3 = load4(norm.data, norm.start + channel)
             s0, s1, s2, s3 = load4(norm.data, norm.start + norm.stride + channel)
             value[0], value[1] = fma(value[0], f0, s0), fma(value[1], f1, s1)
             value[2], value[3] = fma(value[2], f2, s2), fma(value[3], f3, s3)
         if skips:
-            s0, s1, s2, s3 = load4(skip.data, position_of(skip, i, h, w) + channel)
+            s0, s1, s2, s3 = load4(skip.data, pixel_position(skip, i, h, w) + channel)
             value[0], value[1], value[2], value[3] = value[0] + s0, value[1] + s1, value[2] + s2, value[3] + s3
 
     @cuda_kernel(THREADS)
@@ -137,7 +137,7 @@ def _activation_kernel(dtype, activation, normed, skips, pools, with_slopes):
         n_out, pool_height, pool_width = pool
         i, h, w, channel = place_of_thread(n_quads, height, width)
         if i < n_images:
-            at = uint32(position_of(y, i, h, w) + channel)
+            at = uint32(pixel_position(y, i, h, w) + channel)
             top, left = uint32(h * pool_height), uint32(w * pool_width)
             before_activation(best, z, norm, skip, i, top, left, channel)
             if pools:
@@ -220,7 +220,7 @@ def _activation_gradient_kernel(dtype, pools):
                 g0 = g1 = g2 = g3 = zero
                 if h >= border and w >= border and h < border + height and w < border + width:
                     h, w = uint32(h - border), uint32(w - border)
-                    at = position_of(grad, i, uint32(h // pool_height), uint32(w // pool_width)) + channel
+                    at = pixel_position(grad, i, uint32(h // pool_height), uint32(w // pool_width)) + channel
                     g0, g1, g2, g3 = load4(grad.data, at)
                     if pools:
                         k = uint32((h % pool_height) * pool_width + w % pool_width)
@@ -277,17 +277,17 @@ def _pool_kernel(dtype, is_max, with_slopes):
         i, h, w, channel = place_of_thread(n_quads, height, width)
         if i < n_images:
             top, left = uint32(h * pool_height), uint32(w * pool_width)
-            t0, t1, t2, t3 = load4(x.data, position_of(x, i, top, left) + channel)
+            t0, t1, t2, t3 = load4(x.data, pixel_position(x, i, top, left) + channel)
             for k in range(1, uint32(pool_height * pool_width)):
                 a, b = uint32(uint32(k) // pool_width), uint32(uint32(k) % pool_width)
-                v0, v1, v2, v3 = load4(x.data, position_of(x, i, uint32(top + a), uint32(left + b)) + channel)
+                v0, v1, v2, v3 = load4(x.data, pixel_position(x, i, uint32(top + a), uint32(left + b)) + channel)
                 if is_max:
                     t0, t1, t2, t3 = max(t0, v0), max(t1, v1), max(t2, v2), max(t3, v3)
                 else:
                     t0, t1, t2, t3 = t0 + v0, t1 + v1, t2 + v2, t3 + v3
             if not is_max:
                 t0, t1, t2, t3 = t0 * share, t1 * share, t2 * share, t3 * share
-            at = uint32(position_of(y, i, h, w) + channel)
+            at = uint32(pixel_position(y, i, h, w) + channel)
             store4(y.data, at, t0, t1, t2, t3)
             if with_slopes:
                 store4(slopes, at, one, one, one, one)
@@ -327,19 +327,19 @@ def _pool_gradient_kernel(dtype, is_max, adds, leaves):
         if i < n_images:
             g0 = g1 = g2 = g3 = t0 = t1 = t2 = t3 = zero
             if h < out_height and w < out_width:  # else a part of a window, which gets nothing
-                g0, g1, g2, g3 = load4(grad.data, position_of(grad, i, h, w) + channel)
-                t0, t1, t2, t3 = load4(y.data, position_of(y, i, h, w) + channel)
+                g0, g1, g2, g3 = load4(grad.data, pixel_position(grad, i, h, w) + channel)
+                t0, t1, t2, t3 = load4(y.data, pixel_position(y, i, h, w) + channel)
             for a in range(uint32(h * pool_height), min(height, uint32((h + uint32(1)) * pool_height))):
                 for b in range(uint32(w * pool_width), min(width, uint32((w + uint32(1)) * pool_width))):
                     v0, v1, v2, v3 = g0 * share, g1 * share, g2 * share, g3 * share
                     if is_max:
-                        x0, x1, x2, x3 = load4(x.data, position_of(x, i, uint32(a), uint32(b)) + channel)
+                        x0, x1, x2, x3 = load4(x.data, pixel_position(x, i, uint32(a), uint32(b)) + channel)
                         v0, v1, v2, v3 = taken(g0, t0, x0), taken(g1, t1, x1), taken(g2, t2, x2), taken(g3, t3, x3)
                         g0 = zero if x0 >= t0 else g0
                         g1 = zero if x1 >= t1 else g1
                         g2 = zero if x2 >= t2 else g2
                         g3 = zero if x3 >= t3 else g3
-                    put(place, position_of(place.slopes, i, uint32(a), uint32(b)) + channel, v0, v1, v2, v3)
+                    put(place, pixel_position(place.slopes, i, uint32(a), uint32(b)) + channel, v0, v1, v2, v3)
 
     return pool_backward
 
@@ -378,7 +378,7 @@ def _flatten_kernel(dtype, with_slopes):
         n_images, height, width, n_quads = sizes
         i, h, w, channel = place_of_thread(n_quads, height, width)
         if i < n_images:
-            source = position_of(x, i, h, w)
+            source = pixel_position(x, i, h, w)
             target = uint32(y.start + i * y.size + (h * width + w) * n_channels)
             for c in range(channel, min(n_channels, uint32(channel + uint32(4)))):
                 y.data[target + uint32(c)] = x.data[source + uint32(c)]
@@ -413,7 +413,7 @@ def _flatten_gradient_kernel(dtype, adds, leaves):
             v1 = grad.data[at + uint32(1)] if channel + uint32(1) < n_channels else zero
             v2 = grad.data[at + uint32(2)] if channel + uint32(2) < n_channels else zero
             v3 = grad.data[at + uint32(3)] if channel + uint32(3) < n_channels else zero
-            put(place, position_of(place.slopes, i, h, w) + channel, v0, v1, v2, v3)
+            put(place, pixel_position(place.slopes, i, h, w) + channel, v0, v1, v2, v3)
 
     return flatten_backward
 

@@ -6,18 +6,15 @@ import numpy as np
 import pytest
 from sklearn.base import clone
 
-from nbnet import Augmentation, ConvClassifier, random, trainer
-from nbnet.cpu import conv_session as cpu
+from nbnet import Augmentation, ConvClassifier, trainer
 from nbnet.cuda import conv2d, conv_session, device, pooling, product, reductions
 from nbnet.cuda import session as of_tables
 from nbnet.cuda.augment import sine_cosine
 from nbnet.cuda.conv_backward import place_of
 from nbnet.cuda.dense import matrix
-from nbnet.cuda.jit import cuda_kernel
 from nbnet.cuda.launch import Queue, empty, upload, zeros
 from nbnet.cuda.pooling import Output
 from nbnet.image_network import ConvSpec, PoolSpec, ResidualSpec, build_images, initialize_images
-from nbnet.images import augment_rule
 from nbnet.network import Activation, DenseSpec, LayerKind, Loss, Optimizer, bias_of, weight_of
 from tests import reference, reference_conv
 from tests.cuda_sim import simulator
