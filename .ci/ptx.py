@@ -5,7 +5,7 @@
 Networks of all kinds are walked as training does, with arrays of the host in the place of the GPU's; what would be
 launched is compiled. A line for each kernel; exit status 1 if one does not compile, spills registers, keeps a local
 array in memory (a stack frame), computes in float64 where the network does not, needs more registers than its block may
-have, or, for the largest tile of a product, if less than 85 % of its inner loop are multiplications. Needs the extra
+have, or, for the largest tiles of products, if less than 85 % of the inner loop are multiplications. Needs the extra
 cuda-dev: no driver, no GPU.
 """
 
@@ -29,7 +29,7 @@ from scipy.sparse import csr_array
 
 REGISTERS_A_PROCESSOR = 65536
 REGISTERS = r"Used (\d+) registers"
-SHARE = 0.85  # of multiplications in the inner loop of the largest tile
+SHARE = 0.85  # of multiplications in the inner loop of the largest tiles
 
 
 def main() -> int:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import nbnet
-from nbnet import MLPClassifier, MLPRegressor, TextEmbeddingClassifier, trainer
+from nbnet import ConvClassifier, MLPClassifier, MLPRegressor, TextEmbeddingClassifier, trainer
 from nbnet.cuda import device
 from tests.helpers import fit
 
@@ -61,6 +61,8 @@ def test_cuda_without_the_package(no_gpu):
     assert str(raised.value).startswith("device='cuda' cannot be used: ")
     with pytest.raises(RuntimeError, match="device='cuda:1' cannot be used"):
         MLPRegressor(device="cuda:1").fit(X, X[:, 0])
+    with pytest.raises(RuntimeError, match="device='cuda' cannot be used"):
+        ConvClassifier((2,), device="cuda").fit(X.reshape(-1, 1, 3), Y)
 
 
 def test_cuda_without_a_driver(fake_cuda):

@@ -50,7 +50,6 @@ ERRORS = {
     "augmentation's value": (X, {"augment": {"shift": -1}}, "shift=-1"),
     "kernel": (X, {"kernel_size": 0}, "'kernel_size' parameter"),
     "hidden": (X, {"hidden_layer_sizes": (0,)}, "hidden_layer_sizes must be > 0"),
-    "device": (X, {"device": "cuda"}, "device='cuda' cannot be used: images are not built for a GPU yet"),
 }
 
 

@@ -172,8 +172,9 @@ class ConvClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClassesM
         Workers. None takes as many as the work is worth, and one inside a joblib worker. The result has the same bits
         for any number.
 
-    device : {"cpu", "auto"}, default="cpu"
-        Where to compute. A GPU ("cuda") is not built for images yet; "auto" takes one as soon as it is.
+    device : {"cpu", "cuda", "cuda:N", "auto"}, default="cpu"
+        Where to compute, as in `MLPClassifier`. On a GPU `conv_algorithm` has no meaning: convolutions are computed
+        directly.
 
     Attributes
     ----------
