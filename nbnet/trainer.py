@@ -58,6 +58,12 @@ def backend_for(device: str, kind: str = "session", *, fitted: bool = False) -> 
     return import_module(f".{'cpu' if device == 'cpu' else 'cuda'}.{kind}", __package__)
 
 
+def backend_of_teams(device: str) -> ModuleType | None:
+    """Module that trains many small networks at once on `device`; None where the CPU computes."""
+    backend = backend_for(device)
+    return import_module(".small_sessions", backend.__package__) if backend.__package__.endswith(".cuda") else None
+
+
 def why_not_on(device: str) -> str:
     """What keeps us from the GPU that `device` means; empty: nothing."""
     from .cuda.device import number_of, why_no_cuda

@@ -85,16 +85,15 @@ def fit_together(fits: list[Fit]) -> list[bool]:
 
 def _prepared(fit: Fit) -> _Member | None:
     """The fit, ready to train; None where it is to be made alone."""
-    from ..cuda import small_sessions
-
     estimator = fit.estimator
     try:
         estimator._validate_params()
         if why_alone(estimator) or not isinstance(fit.rows.table, np.ndarray):
             return None
-        if not trainer.backend_for(estimator.device).__name__.startswith(small_sessions.__package__):
+        backend = trainer.backend_of_teams(estimator.device)
+        if backend is None:
             return None
-        job = estimator._prepare_fit(small_sessions, fit.rows, fit.y, fit.sample_weight, (None, None, None), False)
+        job = estimator._prepare_fit(backend, fit.rows, fit.y, fit.sample_weight, (None, None, None), False)
         if job.run.session.why_alone():
             return None
         return _Member(fit, job, job.run.training(*job.data(), None, job.first, False))
@@ -104,18 +103,20 @@ def _prepared(fit: Fit) -> _Member | None:
 
 def _train(members: list[_Member]) -> set[int]:
     """Train members with equal keys, as many at once as the GPU has room for; returns the ids of the fits made."""
-    from ..cuda import small_sessions
-
     first = members[0].fit
-    backend = trainer.backend_for(first.estimator.device)  # from now on this thread's GPU
-    rows = first.rows.on(backend, first.estimator.device)
-    at_once = max(1, small_sessions.BYTES // max(member.bytes for member in members))
+    device = first.estimator.device
+    alone, teams = trainer.backend_for(device), trainer.backend_of_teams(device)  # which make it this thread's GPU
+    at_once = max(1, teams.BYTES // max(member.bytes for member in members))
     made = set()
     for start in range(0, len(members), at_once):
         some = members[start : start + at_once]
         sessions, targets = zip(*((m.training.session, m.training.data.targets) for m in some), strict=True)
         sizes = [member.training.n_samples for member in some]
-        team = small_sessions.Team(sessions, rows, targets, sizes)
+        try:
+            rows = first.rows.on(alone, device)  # the fits that are made alone read the same X
+            team = teams.Team(sessions, rows, targets, sizes)
+        except MemoryError:  # one network alone may have room
+            break
         made |= {id(some[number].fit) for number in _train_team(team, some)}
     return made
 
@@ -137,12 +138,15 @@ def _train_team(team, members: list[_Member]) -> list[int]:
             training.record_epoch(plans[number], result.loss, started)
             stopping = training.update_stopping_rule()
             if stopping or training.progress.n_iter == training.settings.max_iter:
+                del active[number]
+                try:
+                    if not stopping:
+                        training.warn_at_max_iter()
+                except Warning:  # which is an error if the user says so: the fit raises it when it is made alone
+                    continue
                 team.download(number)
-                if not stopping:
-                    training.warn_at_max_iter()
                 _finish(member)
                 made.append(number)
-                del active[number]
     return made
 
 

@@ -242,6 +242,19 @@ def test_teams_that_fill_the_memory(teams, monkeypatch):
     assert teams == [(1, 1)] * 4
 
 
+@pytest.mark.filterwarnings("error::sklearn.exceptions.ConvergenceWarning")
+def test_warnings_that_are_errors_are_raised_by_the_fit_alone(teams):
+    fits = [together.Fit(classifier(device="cuda", max_iter=1, batch_size=13), share(X), CLASSES)]
+    assert together.fit_together(fits) == [False]
+    assert teams == [(1, 0)]
+
+
+def test_teams_for_which_there_is_no_room():
+    fits = [together.Fit(classifier(device="cuda", alpha=alpha), share(X), CLASSES) for alpha in (0.1, 1.0)]
+    with simulator.memory_limit(X.nbytes):
+        assert together.fit_together(fits) == [False, False]
+
+
 def test_x_is_uploaded_once(monkeypatch):
     uploads, as_rows = [], gpu.as_rows
     monkeypatch.setattr(gpu, "as_rows", lambda X: uploads.append(X.shape[0]) or as_rows(X))
