@@ -2,8 +2,8 @@
 
 ``python -m benchmarks.dask_rounds DATA`` reads the folders `adult`, `fashion_mnist` and `ag_news_21k` below DATA. Rules
 (``--local-epochs 0.25 1 --outer-momentum 0 0.7``) are compared on a validation split of the training rows (the last
-sixth, shuffled); ``--test`` trains on all of them and scores the test rows. Of each setting: mean and standard deviation
-over seeds, and the epochs made.
+sixth, shuffled); ``--test`` trains on all of them and scores the test rows. Of each setting: mean and standard
+deviation over seeds, the epochs made, and the bytes of a round's changes.
 """
 
 from __future__ import annotations

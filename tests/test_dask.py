@@ -18,13 +18,14 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV
 
 import nbnet
+from tests.helpers import fit
 
 dask = pytest.importorskip("dask")
 da = pytest.importorskip("dask.array")
 distributed = pytest.importorskip("distributed")
 
 import nbnet.dask as nd  # noqa: E402
-from nbnet.dask import collections, estimators, rounds, statistics  # noqa: E402
+from nbnet.dask import collections, rounds, statistics  # noqa: E402
 from nbnet.estimators.scaling import InputScaler  # noqa: E402
 
 SIZES = (70, 0, 31, 99)
@@ -62,40 +63,13 @@ def digest(model):
 # ---------------------------------------------------------------- rounds
 
 
-def test_one_partition_without_outer_step_is_a_partial_fit(data):
-    X, y = data
-    model = nd.MLPClassifier(**SMALL, max_iter=1, local_epochs=1, outer_momentum=0.0, batch_size=50)
-    model.fit(*split(X, y, (200,)))
-    random_state = rounds.seed_of(seed_drawn(0), 0, 0)
-    alone = nbnet.MLPClassifier(**{**SMALL, "random_state": random_state}, max_iter=1, batch_size=50)
-    alone.partial_fit(X, y, classes=[0, 1, 2])
-    alone.params_[:] = fresh_params(X, y)
-    alone._optimizer = None
-    alone.loss_curve_, alone.history_ = [], {key: [] for key in alone.history_}
-    alone.partial_fit(X, y)
-    # the change passes through a difference and a sum
-    np.testing.assert_allclose(model.model_.params_, alone.params_, atol=1e-6)
-
-
-def seed_drawn(random_state):
-    from nbnet.random import draw_seed
-
-    return draw_seed(np.random.RandomState(random_state))
-
-
-def fresh_params(X, y):
-    from nbnet import network
-
-    net = nbnet.MLPClassifier(**SMALL, max_iter=1).fit(X, y).network_
-    return network.initialize(net, np.dtype(np.float32), seed_drawn(0))
-
-
 def test_changes_are_averaged_by_rows_in_order():
-    changes = [rounds.Change(3, 1.0, np.array([1.0, 2.0])), None, rounds.Change(1, 5.0, np.array([-3.0, 2.0]))]
+    parts = [(3, 1.0, [1.0, 2.0], [4.0]), None, (1, 5.0, [-3.0, 2.0], [0.0])]
+    changes = [part and rounds.Change(*part[:2], *map(np.array, part[2:])) for part in parts]
     mean = rounds.mean_change(changes)
     assert (mean.weight, mean.loss) == (4, 2.0)
     assert rounds.mean_change([None]) is None
-    assert mean.change.tolist() == [0.0, 2.0]
+    assert (mean.change.tolist(), mean.moments.tolist()) == ([0.0, 2.0], [3.0])
 
 
 def test_outer_step_is_nesterovs():
@@ -137,7 +111,7 @@ def test_warns_at_max_iter_and_at_divergence(data):
     assert not hasattr(model, "model_")
 
 
-def test_batches_make_a_number_of_steps_of_an_epoch(data, monkeypatch):
+def test_batches_of_all_partitions_together_are_those_of_one_machine(data, monkeypatch):
     seen = []
     original = nbnet.MLPClassifier.partial_fit
     monkeypatch.setattr(
@@ -145,13 +119,23 @@ def test_batches_make_a_number_of_steps_of_an_epoch(data, monkeypatch):
         "partial_fit",
         lambda self, X, y, sample_weight: seen.append(self.batch_size) or original(self, X, y),
     )
-    settings = dict(max_iter=1, local_epochs=1)
-    for steps, batch_size in ((64, "auto"), (1, "auto"), (1, 40)):
-        monkeypatch.setattr(estimators, "STEPS", steps)
-        nd.MLPClassifier(**SMALL, **settings, batch_size=batch_size).fit(*split(*data))
-    assert sorted(seen[:3]) == [31, 32, 32]
-    assert sorted(seen[3:6]) == [31, 66, 66]
-    assert sorted(seen[6:]) == [31, 40, 40]
+    for batch_size in ("auto", 40):
+        nd.MLPClassifier(**SMALL, max_iter=1, local_epochs=1, batch_size=batch_size).fit(*split(*data))
+    assert sorted(seen[:3]) == [31, 66, 66]
+    assert sorted(seen[3:]) == [31, 40, 40]
+
+
+@pytest.mark.parametrize(
+    "settings", [{"solver": "adam"}, {"solver": "sgd", "learning_rate": "constant"}, {"solver": "adamw", "alpha": 0.1}]
+)
+def test_one_partition_trains_as_one_machine_does(data, settings):
+    X, y = data
+    settings = {**SMALL, "max_iter": 4, "batch_size": 25, "shuffle": False, "tol": 0, **settings}
+    one = fit(nbnet.MLPClassifier(**settings), X, y)
+    many = fit(nd.MLPClassifier(**settings, local_epochs=1, outer_momentum=0.0), *split(X, y, (200,))).model_
+    # changes pass through differences and sums
+    np.testing.assert_allclose(many.params_, one.params_, atol=1e-5)
+    np.testing.assert_allclose(many.loss_curve_, one.loss_curve_, rtol=1e-4)
 
 
 def test_parts_of_an_epoch_have_each_row_once():
@@ -424,7 +408,7 @@ def test_constructor_is_that_of_the_ordinary_estimator():
     model = nd.MLPClassifier((3,), "tanh", outer_momentum=0.3)
     assert model.get_params() == {
         **nbnet.MLPClassifier((3,), "tanh").get_params(),
-        "local_epochs": 0.25,
+        "local_epochs": 0.125,
         "outer_learning_rate": model.outer_learning_rate,
         "outer_momentum": 0.3,
     }

@@ -24,7 +24,7 @@ from . import collections
 from .collections import Block
 from .rounds import Pace
 
-OWN_PARAMETERS = {"local_epochs": 0.25, "outer_learning_rate": 1.0, "outer_momentum": 0.7}
+OWN_PARAMETERS = {"local_epochs": 0.125, "outer_learning_rate": 1.0, "outer_momentum": 0.6}
 KEPT_ATTRIBUTES = ("classes_", "n_features_in_", "feature_names_in_", "n_iter_", "loss_curve_", "history_")
 
 

@@ -23,7 +23,7 @@ from .collections import Block
 from .rounds import Pace, Plan, Rounds
 from .statistics import check_shapes, merged_classes, merged_moments, merged_scaler, summarize
 
-STEPS, SMALLEST_BATCH, LARGEST_BATCH = 64, 32, 200  # of batch_size="auto": steps an epoch on a partition; rows
+BATCH_ROWS, SMALLEST_BATCH = 200, 32  # of batch_size="auto": of all partitions together, and of each
 
 
 class TableEstimator(DistributedEstimator):
@@ -37,8 +37,8 @@ class TableEstimator(DistributedEstimator):
         sent = copy(model)
         sent.params_, sent.batch_size = None, self.batch_size  # parameters travel anew in each round
         n_rows = sum(summary.n_rows for summary in summaries)
-        if sent.batch_size == "auto":
-            sent.batch_size = int(np.clip(n_rows / len(summaries) / STEPS, SMALLEST_BATCH, LARGEST_BATCH))
+        if sent.batch_size == "auto":  # as many steps as on one machine, while the batches are worth a step
+            sent.batch_size = max(SMALLEST_BATCH, BATCH_ROWS // len(summaries))
         sent.max_iter = self.max_iter * pace.n_parts  # so that the learning rate's schedule spans all rounds
         outer_step = self.outer_learning_rate, self.outer_momentum, self._averaged_only(model)
         return model, Rounds(Plan(sent, seed, pace), partitions, client, model.params_, outer_step, n_rows)

@@ -17,6 +17,13 @@ from .collections import Partition
 NO_MOMENTS = np.empty(0)  # an optimizer that starts afresh, in the middle of a schedule
 
 
+class State(NamedTuple):
+    """What a round starts from: parameters, and moments of the optimizer, empty before the first round."""
+
+    params: np.ndarray
+    moments: np.ndarray
+
+
 class Pace(NamedTuple):
     """How long a round is: `n_epochs` over a partition, or one of `n_parts` of an epoch."""
 
@@ -59,11 +66,14 @@ class Change(NamedTuple):
         Its training loss in the last epoch of the round.
     change : ndarray (n_params,)
         Parameters behind the round, less those before it.
+    moments : ndarray
+        Moments of the optimizer behind the round.
     """
 
     weight: float
     loss: float
     change: np.ndarray
+    moments: np.ndarray
 
 
 class Plan(NamedTuple):
@@ -79,11 +89,11 @@ def seed_of(seed: int, round_number: int, number: int) -> int:
     return int(np.random.SeedSequence([seed, round_number, number]).generate_state(1)[0])
 
 
-def train(plan: Plan, params: np.ndarray, partition: Partition, round_number: int, number: int) -> Change | None:
+def train(plan: Plan, state: State, partition: Partition, round_number: int, number: int) -> Change | None:
     """One round on one partition; None where it has no rows.
 
-    A pure function: another worker, or the same one again, gives the same bits. The schedule of learning rates goes on;
-    moments of the optimizer begin anew: their means over the partitions, which would travel too, gained nothing.
+    A pure function: another worker, or the same one again, gives the same bits. The schedule of learning rates goes on,
+    and so do the moments of the optimizer, from their means over the partitions.
     """
     rows = plan.pace.rows(seed_of(plan.seed, 0, number), round_number, len(partition.X))
     if rows is not None:
@@ -97,17 +107,24 @@ def train(plan: Plan, params: np.ndarray, partition: Partition, round_number: in
         batch_size=min(model.batch_size, n_rows),
         n_jobs=model.n_jobs or 1,
     )
+    n_steps = n_epochs * -(-n_rows // model.batch_size)  # of this partition, or one more or less
     vars(model).update(
-        params_=aligned_copy(params),
+        params_=aligned_copy(state.params),
         t_=n_epochs * n_rows,
-        _optimizer=OptimizerState(model.solver, NO_MOMENTS, n_epochs=n_epochs),
+        _optimizer=OptimizerState(model.solver, state.moments, n_steps, n_epochs),
     )
     # np.array copies: other machines' arrays are read-only, and kernels are compiled for others
     weights = None if partition.weights is None else np.array(partition.weights)
     for _ in range(plan.pace.n_epochs):
         model.partial_fit(partition.X, partition.y, sample_weight=weights)
     weight = n_rows if weights is None else float(weights.sum())
-    return Change(weight, float(model.loss_curve_[-1]), model.params_ - params)
+    n_moments = state.params.size * (1 if model.solver == "sgd" else 2)  # sgd has velocities only
+    return Change(weight, model.loss_curve_[-1], model.params_ - state.params, moments_of(model)[:n_moments])
+
+
+def moments_of(model) -> np.ndarray:
+    """Moments of a model's optimizer, not a number where its training has diverged."""
+    return np.full(2 * model.params_.size, np.nan) if model._optimizer is None else model._optimizer.moments
 
 
 class OuterStep:
@@ -129,33 +146,34 @@ class OuterStep:
     """
 
     def __init__(self, params: np.ndarray, learning_rate: float, momentum: float, plain: np.ndarray | None = None):
-        self.params, self.velocity = params, np.zeros_like(params)
+        self.params, self.velocity = params, np.zeros_like(params if momentum else params[:0])
         self.learning_rate, self.momentum, self.plain = learning_rate, momentum, plain
 
     def apply(self, change: np.ndarray) -> None:
         """Move the parameters by what the mean `change` (n_params,) asks for."""
-        self.velocity *= self.momentum
-        self.velocity += change
-        step = self.momentum * self.velocity
-        step += change
-        step *= self.learning_rate
+        step = self.learning_rate * change
+        if self.momentum:  # a pass over all vectors of a vocabulary takes as long as their training
+            self.velocity *= self.momentum
+            self.velocity += change
+            step += self.learning_rate * self.momentum * self.velocity
         if self.plain is not None:
             step[self.plain] = change[self.plain]
         self.params += step
 
 
 def mean_change(changes: list[Change | None]) -> Change | None:
-    """Mean of changes and losses by weight, summed in float64 in the order of the partitions; None where none is."""
+    """Means by weight, summed in float64 in the order of the partitions; None where there is no change."""
     changes = [change for change in changes if change is not None]
     if not changes:
         return None
     weight = sum(change.weight for change in changes)
-    mean, loss = np.zeros(changes[0].change.size), 0.0
+    loss, mean, moments = 0.0, np.zeros(changes[0].change.size), np.zeros(changes[0].moments.size)
     for change in changes:
         share = change.weight / weight
-        mean += share * change.change
         loss += share * change.loss
-    return Change(weight, loss, mean)
+        mean += share * change.change
+        moments += share * change.moments
+    return Change(weight, loss, mean, moments)
 
 
 class Rounds:
@@ -179,7 +197,7 @@ class Rounds:
     def __init__(self, plan: Plan, partitions: list, client, params: np.ndarray, outer_step: tuple, n_rows: int):
         self.partitions, self.client, self.dtype, self.n_rows = partitions, client, params.dtype, n_rows
         self.outer = OuterStep(params.astype(np.float64), *outer_step)
-        self.plan = dask.delayed(plan, traverse=False)
+        self.plan, self.moments = dask.delayed(plan, traverse=False), NO_MOMENTS
 
     @property
     def params(self) -> np.ndarray:
@@ -188,10 +206,11 @@ class Rounds:
 
     def run(self, round_number: int) -> tuple[float, float]:
         """One round; returns its loss and the weight of its rows."""
-        task, shared = dask.delayed(train), dask.delayed(self.params, traverse=False)
+        task, shared = dask.delayed(train), dask.delayed(State(self.params, self.moments), traverse=False)
         tasks = [task(self.plan, shared, part, round_number, number) for number, part in enumerate(self.partitions)]
         mean = mean_change(collections.compute(tasks, self.client))
         if mean is None:  # no partition has a row in this part of the epoch
             return 0.0, 0.0
         self.outer.apply(mean.change)
+        self.moments = mean.moments.astype(self.dtype)
         return mean.loss, mean.weight
