@@ -128,7 +128,8 @@ def test_so_does_a_model_of_texts(no_gpu, tmp_path):
     expected = model.predict_proba(texts)
     model.set_params(device="cuda").save(tmp_path / "model.safetensors")
     with pytest.warns(UserWarning, match="device='cuda' computes on the CPU: "):
-        loaded = pickle.loads(pickle.dumps(model))
+        np.testing.assert_array_equal(model.predict_proba(texts), expected)
+    loaded = pickle.loads(pickle.dumps(model))
     for other in (loaded, nbnet.load(tmp_path / "model.safetensors")):
         np.testing.assert_array_equal(other.predict_proba(texts), expected)
     with pytest.raises(RuntimeError, match="cannot be used"):

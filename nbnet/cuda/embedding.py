@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numba
@@ -67,6 +68,7 @@ class Bags(NamedTuple):
     space: BagSpace
     groups: Occurrences | None = None  # training: the tokens of each batch by row of the table
     n_groups: int = 0  # rows of the table that a batch has at most
+    pieces: Callable | None = None  # training: makes the groups of an order ready, piece by piece
 
 
 # ---------------------------------------------------------------- weights of tokens

@@ -6,7 +6,7 @@ no atomic addition, and no other bits in the next run.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import pairwise
@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..cpu.workers import choose_n_workers
 from .launch import check_size, empty
 
 PIECE_BATCHES = 64  # grouped by one worker at a time
@@ -79,14 +80,19 @@ def group_by_row(
 
 def group_in_pieces(ids, starts, order, batch_size: int, n_workers: int, width=None) -> Iterator[Occurrences]:
     """`group_by_row` of some batches after the other, by several workers."""
-    size = PIECE_BATCHES * batch_size
-    pieces = [order[start : start + size] for start in range(0, order.size, size)]
     group = partial(group_by_row, ids, starts, batch_size=batch_size, width=width)
+    pieces = [order[first:last] for first, last in spans_of_pieces(order.size, batch_size)]
     if min(n_workers, len(pieces)) <= 1:
         yield from map(group, pieces)
         return
     with ThreadPoolExecutor(n_workers) as pool:
         yield from pool.map(group, pieces)
+
+
+def spans_of_pieces(n: int, batch_size: int) -> list[tuple[int, int]]:
+    """First and last position of each piece in an order of `n` documents; all have whole batches, but for the last."""
+    size = PIECE_BATCHES * batch_size
+    return [(first, min(first + size, n)) for first in range(0, n, size)]
 
 
 def room_for(n_batches: int, n_tokens: int) -> Occurrences:
@@ -96,8 +102,8 @@ def room_for(n_batches: int, n_tokens: int) -> Occurrences:
     return Occurrences(*(empty(max(size, 1), np.uint32) for size in sizes))
 
 
-def fill(room: Occurrences, pieces: Iterable[Occurrences]) -> None:
-    """Upload the groups of an epoch, which come in pieces."""
+def fill(room: Occurrences, pieces: Iterable[Occurrences]) -> Iterator[None]:
+    """Upload the groups of an epoch, which come in pieces; after each of them, its batches can be computed."""
     n_batches = n_groups = n_tokens = 0
     for piece in pieces:
         batches, starts = piece.batches + np.uint32(n_groups), piece.starts + np.uint32(n_tokens)
@@ -107,3 +113,36 @@ def fill(room: Occurrences, pieces: Iterable[Occurrences]) -> None:
                 into[first : first + values.size].copy_to_device(values)
         n_batches, n_groups = n_batches + batches.size - 1, n_groups + piece.rows.size
         n_tokens += piece.tokens.size
+        yield
+
+
+class Grouping(NamedTuple):
+    """Something that documents have a list of, to be grouped in each epoch.
+
+    Attributes
+    ----------
+    lists : callable
+        ``lists()``: all documents' lists, int32, one after another, and where each one's begins, int64 (n + 1,).
+    room : Occurrences
+        On the GPU; overwritten.
+    width : int or None
+        As for `group_by_row`.
+    """
+
+    lists: Callable[[], tuple[np.ndarray, np.ndarray]]
+    room: Occurrences
+    width: int | None = None
+
+
+def groups_ready(groupings, batch_size: int, n_jobs: int | None, order: np.ndarray) -> Iterator[tuple[int, int]]:
+    """First and last position of each piece of an epoch, when its groups are on the GPU: while it computes with them,
+    the CPU groups the next ones."""
+    uploads = []
+    for lists, room, width in groupings:
+        ids, starts = lists()
+        n_workers = choose_n_workers(n_jobs, FLOP_A_TOKEN * ids.size)
+        uploads.append(fill(room, group_in_pieces(ids, starts, order, batch_size, n_workers, width)))
+    for span in spans_of_pieces(order.size, batch_size):
+        for upload in uploads:
+            next(upload)
+        yield span

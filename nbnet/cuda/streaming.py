@@ -51,6 +51,20 @@ class Resident:
             yield 0, self._n
 
 
+class InPieces(Resident):
+    """Rows that are on the GPU, with something that has to be made ready for each piece of an epoch.
+
+    Parameters
+    ----------
+    rows
+        ``rows.pieces(order)`` gives the first and last position of a piece when it is ready.
+    """
+
+    def pieces(self, order) -> Iterator[tuple[int, int]]:
+        """Each piece, when it is ready."""
+        yield from self.rows.pieces(order)
+
+
 class Streamed:
     """Rows that come to the GPU in pieces.
 
@@ -209,4 +223,6 @@ def second_stream():
 
 def source_of(rows, kind, n: int, batch_size: int) -> Resident | Streamed:
     """How rows come to the kernels, in batches of `batch_size`."""
-    return Streamed(rows, kind, n, batch_size) if isinstance(rows, HostRows) else Resident(rows, n)
+    if isinstance(rows, HostRows):
+        return Streamed(rows, kind, n, batch_size)
+    return Resident(rows, n) if getattr(rows, "pieces", None) is None else InPieces(rows, n)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +17,7 @@ from . import text_walk
 from .dense import matrix
 from .embedding import Bags, BagSpace, Embedding, weigh_tokens
 from .launch import Queue, check_size, empty, upload
-from .occurrences import FLOP_A_TOKEN, fill, group_in_pieces, room_for
+from .occurrences import Grouping, groups_ready, room_for
 from .session import ADAGRAD_START, Mirror, Session, as_targets
 from .walk import DeviceTargets, Targets
 
@@ -154,9 +155,7 @@ class TextSession(Session):
             targets = self._one_label_each(targets, step0)
         if self._trained_on is None or self._trained_on[0] is not rows or self._trained_on[1] is not targets:
             self._trained_on = rows, targets, self._training_rows(rows, targets, order)
-        of_backend = self._trained_on[2]
-        self._group(of_backend, rows, targets, order)
-        return super().train_epoch(of_backend, targets, order, rates, decays, step0)
+        return super().train_epoch(self._trained_on[2], targets, order, rates, decays, step0)
 
     def _one_label_each(self, targets: Targets, step0: int) -> Targets:
         """One of each document's labels, drawn at random; in the same memory in each epoch."""
@@ -175,22 +174,26 @@ class TextSession(Session):
 
     def _training_rows(self, rows: Texts, targets: Targets, order: np.ndarray):
         """What steps over these documents read, whatever their order."""
+        bags, groupings = self._training_bags(rows, order)
+        return bags._replace(pieces=self._ready(groupings))
+
+    def _training_bags(self, rows: Texts, order: np.ndarray) -> tuple[Bags, list[Grouping]]:
+        """The bags, and what is to be grouped for them in each epoch."""
         lengths = np.diff(rows.documents.starts)[order]
-        bags = self._bags_of(rows, self.batch_size)
-        if self.frozen:
-            return bags
-        n_batches, n_groups = -(-order.size // self.batch_size), int(np.sort(lengths)[-self.batch_size :].sum())
-        return bags._replace(groups=room_for(n_batches, int(lengths.sum())), n_groups=n_groups)
-
-    def _group(self, of_backend, rows: Texts, targets: Targets, order: np.ndarray) -> None:
-        """Tells the steps of an epoch which tokens share a row of the table."""
+        bags, groupings = self._bags_of(rows, self.batch_size), []
         if not self.frozen:
-            self._fill(of_backend.groups, rows.documents.ids, rows.documents.starts, order)
+            n_groups = int(np.sort(lengths)[-self.batch_size :].sum())
+            bags = bags._replace(groups=self._room_for(order, int(lengths.sum())), n_groups=n_groups)
+            documents = rows.documents
+            groupings.append(Grouping(lambda: (documents.ids, documents.starts), bags.groups))
+        return bags, groupings
 
-    def _fill(self, room, ids: np.ndarray, starts: np.ndarray, order: np.ndarray, width: int | None = None) -> None:
-        """Groups the ids of each batch, documents' from `starts` on, and uploads the groups."""
-        n_workers = choose_n_workers(self.n_jobs, FLOP_A_TOKEN * ids.size)
-        fill(room, group_in_pieces(ids, starts, order, self.batch_size, n_workers, width))
+    def _room_for(self, order: np.ndarray, n_tokens: int):
+        return room_for(-(-order.size // self.batch_size), n_tokens)
+
+    def _ready(self, groupings: list[Grouping]):
+        """What makes the groups of an epoch ready."""
+        return partial(groups_ready, groupings, self.batch_size, self.n_jobs)
 
     def _training_workspace(self, n_rows: int):
         work = super()._training_workspace(n_rows)

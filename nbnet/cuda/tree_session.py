@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from ..cpu.dense import Matrix
@@ -10,13 +12,21 @@ from ..network import Network, round_up
 from . import tree_walk
 from .dense import matrix
 from .launch import check_size, empty
-from .occurrences import positions_of, room_for
+from .occurrences import Grouping, positions_of
 from .text_session import Texts, TextSession
 from .tree import upload_tree
 from .tree_walk import Top, TreeBags
 from .walk import Targets
 
 MOST_OUTPUTS = 2**26  # of all units, of the documents that are predicted together
+
+
+def steps_of(tree: Tree, targets) -> tuple[np.ndarray, np.ndarray]:
+    """Units on the paths of each document's labels, one document after another, and where each one's begin."""
+    depths = np.diff(tree.starts)[targets.labels]
+    steps = np.append(0, np.cumsum(depths))
+    starts = steps[targets.label_starts] if targets.label_starts.size else steps
+    return tree.units[positions_of(tree.starts[targets.labels], depths)], starts
 
 
 class TreeSession(TextSession):
@@ -42,26 +52,15 @@ class TreeSession(TextSession):
     # ---------------------------------------------------------------- training
 
     def _training_rows(self, rows: Texts, targets: Targets, order: np.ndarray) -> TreeBags:
-        labels, n_batches = targets.host.labels, -(-order.size // self.batch_size)
+        labels, slopes = targets.host.labels, self._slopes_of(targets, self.batch_size)
         is_drawn = targets is self._drawn  # anew in each epoch
         n_steps = labels.size * self._depths.max(initial=0) if is_drawn else self._depths[labels].sum()
-        slopes = self._slopes_of(targets, self.batch_size)
-        top = Top(self.top, self._paths, slopes, matrix(self._none, 0, 0), room_for(n_batches, int(n_steps)))
+        groups = self._room_for(order, int(n_steps))
         n_groups = min(int(self.top["n_out"]) - 1, self.batch_size * int(slopes.stride))
-        bags = super()._training_rows(rows, targets, order)
-        return TreeBags(rows.n_rows, bags, top._replace(n_groups=n_groups))
-
-    def _group(self, of_backend: TreeBags, rows: Texts, targets: Targets, order: np.ndarray) -> None:
-        super()._group(of_backend.bags, rows, targets, order)
-        units, starts = self._steps_of(targets.host)
-        self._fill(of_backend.top.groups, units, starts, order, int(of_backend.top.slopes.stride))
-
-    def _steps_of(self, targets) -> tuple[np.ndarray, np.ndarray]:
-        """Units on the paths of each document's labels, one document after another, and where each one's begin."""
-        depths = self._depths[targets.labels]
-        steps = np.append(0, np.cumsum(depths))
-        starts = steps[targets.label_starts] if targets.label_starts.size else steps
-        return self.tree.units[positions_of(self.tree.starts[targets.labels], depths)], starts
+        top = Top(self.top, self._paths, slopes, matrix(self._none, 0, 0), groups, n_groups)
+        units = Grouping(partial(steps_of, self.tree, targets.host), groups, int(slopes.stride))
+        bags, groupings = self._training_bags(rows, order)
+        return TreeBags(rows.n_rows, bags, top, self._ready([*groupings, units]))
 
     def _slopes_of(self, targets: Targets, n_rows: int) -> Matrix:
         """Room for the paths of any `n_rows` documents."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -34,6 +35,7 @@ class TreeBags(NamedTuple):
     n_rows: int
     bags: Bags
     top: Top
+    pieces: Callable | None = None  # as of `Bags`
 
 
 def last_input(model, bags, work):

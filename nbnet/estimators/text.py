@@ -713,7 +713,10 @@ class TextEmbeddingClassifier(
         texts = check_texts(X)
         if not texts:
             self._validate_texts(texts)
-        return getattr(self._reader, what)(texts, self.n_jobs)
+        if self._reader.device != self.device:  # set since
+            self._reader = Reader(self, self.params_)
+        with trainer.faults_of(self.device):
+            return getattr(self._reader, what)(texts, self.n_jobs)
 
     @property
     def _n_features_out(self) -> int:

@@ -79,6 +79,33 @@ def test_losses(loss, n_rows, n_outputs, dtype, smoothing):
 
 
 @DTYPES
+@pytest.mark.parametrize("loss", [Loss.SOFTMAX_CROSS_ENTROPY, Loss.SIGMOID_CROSS_ENTROPY])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_any_number_of_labels(loss, dtype, smoothing):
+    n_rows, n_classes, rng = 5, 40, np.random.default_rng(0)
+    case = Case(loss, n_rows, n_classes, dtype, smoothing)
+    indicator = rng.random((n_rows + 9, n_classes)) < 0.1
+    indicator[case.rows[0]], indicator[case.rows[1]] = loss == Loss.SOFTMAX_CROSS_ENTROPY, np.arange(n_classes) == 39
+    starts = np.append(0, np.cumsum(indicator.sum(axis=1)))
+    targets = as_targets(np.nonzero(indicator)[1], None, case.weights, n_classes, dtype, starts)
+    grad_z, left, queue = case.upload(0), empty(n_rows + 9, dtype), Queue()
+    scales = upload(np.array([np.nan, 0.7], dtype))
+    losses.apply_loss(queue, case.upload(case.z), targets, case.batch, scales, case.rule, grad_z, left, n_rows)
+    queue.run()
+    z, target, weights = case.z.astype(float), indicator[case.rows].astype(float), case.weights[case.rows].astype(float)
+    if loss == Loss.SOFTMAX_CROSS_ENTROPY:
+        row_losses, slopes = reference.softmax_cross_entropy(z, target, smoothing)
+    else:
+        target = target * (1 - smoothing) + smoothing / n_classes
+        value, slope = reference.LOSSES["sigmoid_cross_entropy"]
+        row_losses, slopes = value(z, target, 0).sum(axis=1), slope(z, target, 0)
+    np.testing.assert_allclose(left.copy_to_host()[2 : 2 + n_rows], weights * row_losses, **tolerance(dtype))
+    got = grad_z.data.copy_to_host().reshape(n_rows, STRIDE)
+    np.testing.assert_allclose(got[:, :n_classes], slopes * (0.7 * weights)[:, None], **tolerance(dtype))
+    assert not got[:, n_classes:].any()
+
+
+@DTYPES
 @SHAPES
 @pytest.mark.parametrize("loss", list(Loss))
 def test_inverse_link(loss, n_rows, n_outputs, dtype):

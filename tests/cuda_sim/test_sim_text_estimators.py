@@ -89,6 +89,16 @@ def test_predictions_follow_the_parameters():
         model.embeddings_ = changed
     assert gpu._reader._kept is None  # no memory of the GPU is held between two calls
     np.testing.assert_allclose(gpu.predict_proba(TEXTS), cpu.predict_proba(TEXTS), atol=1e-5)
+    gpu.set_params(device="cpu")
+    np.testing.assert_allclose(gpu.predict_proba(TEXTS), cpu.predict_proba(TEXTS), atol=1e-5)
+    assert gpu._reader._kept is not None
+
+
+def test_no_room_is_one_sentence_and_leaves_the_estimator_unfitted():
+    model = classifier(device="cuda")
+    with simulator.memory_limit(256), pytest.raises(MemoryError, match="The GPU has no room for another"):
+        model.fit(TEXTS, CLASSES)
+    assert not hasattr(model, "params_")
 
 
 def test_the_result_needs_no_gpu(monkeypatch):
