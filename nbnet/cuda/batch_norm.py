@@ -147,9 +147,9 @@ def _running_kernel(dtype):
     momentum, fma = dtype(MOMENTUM), maths(dtype.name).fma
 
     @cuda_kernel(CHANNELS)
-    def move_running_statistics(params, state_start, statistics, running, n_channels):
+    def move_running_statistics(params, state_start, statistics, n_channels):
         c = uint32(uint32(cuda.blockIdx.x) * uint32(CHANNELS) + uint32(cuda.threadIdx.x))
-        if c < n_channels and running[0] == dtype(0):
+        if c < n_channels:
             for row in range(2):
                 at = uint32(uint32(row) * statistics.stride + c)
                 moved = params[state_start + at]
@@ -158,10 +158,11 @@ def _running_kernel(dtype):
     return move_running_statistics
 
 
-def move_running_statistics(queue, params, layer, statistics, weights):
-    """``running += MOMENTUM * (batch - running)`` for mean and variance; not where the running ones count."""
+def move_running_statistics(queue, params, layer, statistics):
+    """``running += MOMENTUM * (batch - running)`` for mean and variance; those that count themselves stay as they
+    are."""
     kernel = _running_kernel(getattr(numba, params.dtype.name))
-    _add_channels(queue, kernel, layer, params, np.uint32(layer["state_start"]), statistics, weights.running)
+    _add_channels(queue, kernel, layer, params, np.uint32(layer["state_start"]), statistics)
 
 
 @functools.cache

@@ -41,7 +41,7 @@ def _gather_kernel(dtype):
     @cuda_kernel(THREADS)
     def gather_images(values, mean, scale, batch, image, sizes):
         n_images, width, channels, n_values = sizes
-        number = uint64(cuda.blockIdx.x) * uint64(THREADS) + uint64(cuda.threadIdx.x)
+        number = uint32(uint32(cuda.blockIdx.x) * uint32(THREADS) + uint32(cuda.threadIdx.x))
         i, e = uint32(number // n_values), uint32(number % n_values)
         if i < n_images:
             pixel, c = uint32(e // channels), uint32(e % channels)
@@ -93,7 +93,7 @@ def join_statistics(queue, params, layer, own, work, training, n_images):
     n_summed = n_images if training else 0
     batch_statistics(queue, sums_of(layer, work), work.weights, params, layer, statistics, n_summed)
     if training:
-        move_running_statistics(queue, params, layer, statistics, work.weights)
+        move_running_statistics(queue, params, layer, statistics)
     norm_factors(queue, params, layer, statistics, statistics_of(layer, own, 2))
 
 

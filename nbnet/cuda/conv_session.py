@@ -127,27 +127,28 @@ class ConvSession(Session):
 
     def _image_workspace(self, n_rows: int, with_slopes: bool, training: bool) -> Work:
         """Room for `n_rows` images, made once."""
-        key = n_rows, with_slopes, training
-        if key not in self._image_workspaces:
-            check_size(
-                round_up(n_rows) * self.image_network.image_width, f"the output of all layers for {n_rows} images"
-            )
-            dense = super()._workspace(n_rows, with_slopes)
-            self._image_workspaces[key] = _make_work(self.image_network, dense, self._kind, training)
-        return self._image_workspaces[key]
+        network = self.image_network
+        check_size(round_up(n_rows) * network.image_width, f"the output of all layers for {n_rows} images")
+        dense = super()._workspace(n_rows, with_slopes)
+        if (dense.capacity, training) not in self._image_workspaces:
+            work = _make_work(network, dense.capacity, self._kind, training)
+            self._image_workspaces[dense.capacity, training] = work
+        work = self._image_workspaces[dense.capacity, training]
+        start, size = int(work.results[-1].y.start), work.capacity * int(network.image_layers["map_size"][-1])
+        return work._replace(dense=dense._replace(inputs=work.outputs[start : start + size]))
 
 
-def _make_work(network: ImageNetwork, dense, kind, training: bool) -> Work:
-    """Memory and tables of the image layers, for as many rows as the dense layers have room for."""
-    layers, n = network.image_layers, dense.capacity
+def _make_work(network: ImageNetwork, n: int, kind, training: bool) -> Work:
+    """Memory and tables of the image layers, for `n` images."""
+    layers = network.image_layers
     convs = [row for row in layers if row["kind"] == LayerKind.CONV2D]
 
     def vector(size, what):
         check_size(size, f"{what} for {n} images")
-        return zeros(size, kind)
+        return empty(size, kind)
 
     size = n * network.image_width
-    outputs, slopes, codes = zeros(size, kind), zeros(size * training, kind), zeros(size * training, np.uint8)
+    outputs, slopes = zeros(size, kind), zeros(size * training, kind)  # borders and pads are zero
     several = bool(layers["input_leaves"].any() or layers["skip_leaves"].any())
     partials = empty(size if training and several else 0, kind)
     z = vector(max((n * _z_size(row) for row in convs), default=0), "the output of a convolution")
@@ -169,19 +170,18 @@ def _make_work(network: ImageNetwork, dense, kind, training: bool) -> Work:
             tables = make_tables(row, layers[row["input"]], own, results[row["input"]], n, training)
             own = own._replace(tables=tables)
         results.append(own)
-    first = int(results[-1].y.start)
     plain = int(np.prod(layers[0][["out_height", "out_width", "n_out"]].tolist()))
     return Work(
         outputs=outputs,
         slopes=slopes,
         partials=partials,
-        codes=codes,
+        codes=empty(size * training, np.uint8),
         results=tuple(results),
         sums=vector(2 * n * int(layers["out_stride"].max()), "the sums over the pixels of each channel"),
         pieces=empty(max((pieces_size(row, n) for row in convs), default=0) if training else 0, kind),
         plain=empty(n * plain if training else 0, kind),
-        weights=Weights(zeros(n, kind), upload(np.ones(1, kind))),
-        dense=dense._replace(inputs=outputs[first : first + n * int(layers["map_size"][-1])]),
+        weights=Weights(empty(n, kind), upload(np.ones(1, kind))),
+        dense=None,
         capacity=n,
     )
 

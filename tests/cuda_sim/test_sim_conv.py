@@ -32,7 +32,7 @@ def small(monkeypatch):
     """Tiles and blocks so small that there are several, with ragged ends."""
     monkeypatch.setattr(product, "TILES", (product.Tile(16, 16, 8, 4),))
     monkeypatch.setattr(conv2d, "TILES", (product.Tile(8, 8, 4, 4),))
-    monkeypatch.setattr(conv2d, "SLICE_TERMS", 16)
+    monkeypatch.setattr(conv2d, "SLICE_TERMS", 8)
     monkeypatch.setattr(reductions, "QUAD_THREADS", 16)
     monkeypatch.setattr(of_tables, "BLOCK_ROWS", 4)
 
@@ -58,17 +58,19 @@ class Case:
         """Values of a batch of maps, with ties; in float64."""
         return np.round(self.rng.normal(size=(N_IMAGES, height, width, row["n_out"])), 1)
 
-    def view(self, maps, host, height, width, n_channels):
+    def view(self, maps, host, height, width, n_channels, n_images=N_IMAGES):
         """The pixels of maps in a vector of the host."""
         start, size, pitch, stride = (int(n) for n in maps[1:])
         item = host.itemsize
         strides = (size * item, pitch * stride * item, stride * item, item)
-        shape = N_IMAGES, height, width, n_channels
+        shape = n_images, height, width, n_channels
         return np.lib.stride_tricks.as_strided(host[start:], shape, strides)
 
     def put(self, maps, values):
+        """Write the pixels of maps, and of one more image that kernels must not read."""
         host = maps.data.copy_to_host()
-        self.view(maps, host, *values.shape[1:])[:] = values
+        pixels = self.view(maps, host, *values.shape[1:], N_IMAGES + 1)
+        pixels[:N_IMAGES], pixels[N_IMAGES] = values, 1e3
         maps.data.copy_to_device(host)
 
     def got(self, maps, height, width, n_channels):
@@ -118,6 +120,7 @@ def check_convolution(geometry, dtype=np.float32):
     np.testing.assert_allclose(slopes_of_own, 1 - np.tanh(expected) ** 2, **case.limits)
 
     grads, queue = empty(case.params.size, dtype), Queue()
+    own.grad_z.data.copy_to_device(np.zeros(own.grad_z.data.size, dtype))
     case.put(own.grad_z, grad)
     place, size = place_of(case.work, layer["input"]), conv2d.pieces_size(layer, N_IMAGES)
     pieces = empty(size, dtype)
