@@ -144,7 +144,8 @@ class _Epoch:
             into.copy_to_device(values.astype(kind))
         for start, stop in self._source.pieces(order):
             self._whole.run((stop - start) // self._batch_size)
-        self._rest.run(self._n_rest)
+            if stop == order.size:
+                self._rest.run(self._n_rest)
         self._end.run()
         report = self._report.copy_to_host()  # the only thing that is read back
         n_batches = plan.scales.size

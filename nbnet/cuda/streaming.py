@@ -81,7 +81,7 @@ class Streamed:
 
     def __init__(self, of: HostRows, kind, n: int, batch_size: int):
         n_columns = int(of.n_columns)
-        self._X, self._n, self._kind = of.X, n, kind
+        self._X, self._n = of.X, n
         is_sparse = hasattr(of.X, "indptr")
         counts = np.diff(of.X.indptr) if is_sparse else None
         row_bytes = np.dtype(kind).itemsize * n_columns
@@ -93,7 +93,7 @@ class Streamed:
         none = empty(0, np.int32)
         if is_sparse:
             # room for the fullest rows, whatever the order
-            largest = int(np.sort(counts)[-piece:].sum())
+            largest = int(np.sort(counts)[-piece:].sum(dtype=np.int64))
             index = np.int32 if 2 * largest < 2**31 else np.int64
             self._parts = _Halves(largest, kind), _Halves(largest, np.int32), _Halves(piece + 1, index)
             self.rows = Rows(*(part.on_device for part in self._parts), of.n_rows, of.n_columns)
@@ -137,9 +137,8 @@ class Streamed:
         half, start = number % 2, number * self._piece
         chosen = slice(start, start + self._piece) if order is None else order[start : start + self._piece]
         self._copies.wait_for_memory(half)
-        pairs = [
-            part.put(half, of_part) for part, of_part in zip(self._parts, self._gathered(chosen, half), strict=True)
-        ]
+        gathered = zip(self._parts, self._gathered(chosen, half), strict=True)
+        pairs = [part.put(half, values) for part, values in gathered]
         self._copies.start(half, pairs)
 
     def _gathered(self, chosen, half: int) -> list[np.ndarray]:
@@ -147,7 +146,7 @@ class Streamed:
         rows = self._X[chosen]
         if not hasattr(rows, "indptr"):
             return [rows.reshape(-1)]
-        return [rows.data, rows.indices, rows.indptr.astype(np.int64) + half * (self._parts[0].size)]
+        return [rows.data, rows.indices, rows.indptr.astype(np.int64) + half * self._parts[0].size]
 
 
 class _Halves:

@@ -159,7 +159,7 @@ class BaseMLP(BaseNetwork):
         """Output of the network (n_samples, n_outputs) for the user's X."""
         if not self._is_canonical(X):
             check_is_fitted(self)
-            if not hasattr(X, "as_rows"):  # of a GPU, validated before
+            if not hasattr(type(X), "as_rows"):  # of a GPU, validated before
                 X = validate_table(self, X, reset=False)
             check_range(X, self.params_.dtype)
         with trainer.faults_of(self.device):
@@ -170,7 +170,7 @@ class BaseMLP(BaseNetwork):
         backend = trainer.backend_for(self.device, fitted=True)
         session = backend.Session(self.network_, self.params_, self._loss, n_jobs=self.n_jobs)
         scaler = vars(self).get("_input_scaler")
-        if hasattr(X, "as_rows") or (scaler is None and X.dtype == self.params_.dtype):  # a GPU's kernels convert
+        if hasattr(type(X), "as_rows") or (scaler is None and X.dtype == self.params_.dtype):  # a GPU's kernels convert
             return session.predict(backend.as_rows(X))
         predictions = np.empty((X.shape[0], self.n_outputs_), self.params_.dtype)
         for start in range(0, X.shape[0], BLOCK_ROWS):

@@ -15,8 +15,9 @@ from tests.helpers import fit
 if REASON := why_no_cuda():
     pytest.skip(REASON, allow_module_level=True)
 
-from nbnet.cuda import launch
+from nbnet.cuda import blas, launch, product, streaming
 from nbnet.cuda import session as gpu
+from nbnet.cuda.jit import cuda
 
 N_ROWS = 3000
 SIZES = [(20, 64, 32, 10), (784, 100, 10), (1000, 512, 512, 7), (33, 2048, 1)]
@@ -102,9 +103,72 @@ def test_one_row_alone_or_among_all():
         np.testing.assert_array_equal(model.predict_proba(X[i : i + 1])[0], together[i])
 
 
-def test_memory_comes_back_and_the_process_goes_on():
-    from nbnet.cuda.jit import cuda
+@pytest.mark.parametrize("kind", ["dense", "csr"])
+def test_an_X_without_room_gives_the_same_bits(kind, monkeypatch):
+    X, labels = data(100)
+    if kind == "csr":
+        X = sparse.csr_array(np.where(np.abs(X) > 1, X, 0))
+    expected = trained(X, labels)
+    monkeypatch.setattr(streaming, "RESIDENT_SHARE", 0.0)
+    monkeypatch.setattr(streaming, "PIECE_BYTES", 2**17)  # some batches: copies and launches overlap
+    for _ in range(5):
+        np.testing.assert_array_equal(trained(X, labels), expected)
 
+
+def test_arrays_of_the_gpu_are_used_where_they_lie():
+    X, labels = data(100)
+    on_gpu, on_host = cuda.to_device(X), fit(MLPClassifier((64,), max_iter=2, random_state=0, device="cuda"), X, labels)
+    model = fit(MLPClassifier((64,), max_iter=2, random_state=0, device="cuda"), on_gpu, cuda.to_device(labels))
+    np.testing.assert_array_equal(model.params_, on_host.params_)
+    probabilities = model.predict_proba(on_gpu)
+    np.testing.assert_array_equal(cuda.as_cuda_array(probabilities).copy_to_host(), on_host.predict_proba(X))
+    assert model.score(on_gpu, labels) == on_host.score(X, labels)
+    for bad in (np.nan, np.inf):
+        X[17, 3] = bad
+        with pytest.raises(ValueError, match="Input X contains NaN or infinity"):
+            model.predict(cuda.to_device(X))
+
+
+def gradient(precision="highest", dtype=np.float32):
+    """Of a network whose weights are skinny, over rows that do not come in whole tiles."""
+    X, labels = data(300, 2900, dtype)
+    network = build(300, [DenseSpec(130, Activation.TANH), DenseSpec(70, Activation.RELU), DenseSpec(3)])
+    session = gpu.Session(network, initialize(network, dtype, 0), Loss.SOFTMAX_CROSS_ENTROPY)
+    session.matmul_precision = precision
+    targets = gpu.as_targets(labels, None, np.ones(len(labels)), 3, dtype)
+    return session.loss_and_gradient(gpu.as_rows(X), targets, 0.1)[1]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_sums_in_parts_and_cublas_equal_own_kernels(dtype, monkeypatch):
+    monkeypatch.setattr(blas, "GEMM", "numba")
+    in_parts = gradient(dtype=dtype)
+    monkeypatch.setattr(product, "MOST_PARTS", 1)
+    expected = gradient(dtype=dtype)
+    limit = np.abs(expected).max() * (1e-5 if dtype == np.float32 else 1e-13)
+    np.testing.assert_allclose(in_parts, expected, rtol=0, atol=limit)
+    if blas.handle() is None:
+        pytest.skip("cuBLAS is not installed")
+    monkeypatch.setattr(blas, "GEMM", "cublas")
+    np.testing.assert_allclose(gradient(dtype=dtype), expected, rtol=0, atol=limit)
+    rough = gradient("high", dtype)
+    np.testing.assert_allclose(rough, expected, rtol=0, atol=np.abs(expected).max() * 1e-2)
+    assert (rough == gradient(dtype=dtype)).all() == (dtype == np.float64)
+
+
+@pytest.mark.filterwarnings("error")
+def test_cublas_in_a_graph_and_launched_plainly(monkeypatch):
+    if blas.handle() is None:
+        pytest.skip("cuBLAS is not installed")
+    monkeypatch.setattr(blas, "GEMM", "cublas")
+    X, labels = data(100)
+    with_graphs = trained(X, labels, batch_size=17)
+    np.testing.assert_array_equal(trained(X, labels, batch_size=17), with_graphs)
+    monkeypatch.setattr(launch, "SIMULATED", True)
+    np.testing.assert_array_equal(trained(X, labels, batch_size=17), with_graphs)
+
+
+def test_memory_comes_back_and_the_process_goes_on():
     X, labels = data(100)
     expected = trained(X, labels)
     with pytest.raises(MemoryError, match="The GPU has no room for another"):
