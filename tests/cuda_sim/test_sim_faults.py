@@ -106,6 +106,15 @@ def test_memory_that_runs_out_comes_back_while_the_error_is_held(room):
     assert len(fit(model, X, Y).predict(X)) == len(X)
 
 
+def test_a_prediction_without_memory():
+    model = fit(tiny(), X, Y)
+    gc.collect()
+    before = simulator.memory_in_use()
+    with simulator.memory_total(1000), pytest.raises(MemoryError, match="no room") as raised:
+        model.predict(X)
+    assert simulator.memory_in_use() == before and raised.value.__traceback__ is not None
+
+
 def test_memory_that_runs_out_in_the_driver():
     with (
         simulator.failing("cuLaunchKernel", "OUT_OF_MEMORY", after=3),  # a kernel's code needs memory too
