@@ -30,13 +30,15 @@ from .estimators.validation import share
 class NetworkSearchCV(GridSearchCV):
     """`sklearn.model_selection.GridSearchCV` for nbnet's networks: the same numbers, with one X for all fits.
 
-    Parameters, attributes and methods are those of `GridSearchCV`; so are the results, to the bit. What differs is how
-    the fits are made:
+    Parameters, attributes and methods are those of `GridSearchCV`; so are the results, on the CPU to the bit. What
+    differs is how the fits are made:
 
     - They run in threads of this process, each with one thread of its own. Networks compute outside Python's global
       lock, so nothing is copied to other processes and no process has to start.
     - For `MLPClassifier` and `MLPRegressor`, X is validated once, and all fits read it where it lies; `GridSearchCV`
       makes a copy of the training rows for each fit. Other estimators, pipelines among them, are given such copies.
+    - With ``device="cuda"``, small networks with equal layers are trained at once, in the same launches; their results
+      agree with those of separate fits to rounding. The user guide says which ones.
 
     Parameters
     ----------

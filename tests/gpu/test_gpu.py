@@ -3,12 +3,15 @@
 import numpy as np
 import pytest
 from scipy import sparse
+from sklearn.base import clone
 
 from nbnet import MLPClassifier, MLPRegressor
 from nbnet.cpu.session import Session as CpuSession
 from nbnet.cpu.session import as_rows as cpu_rows
 from nbnet.cpu.session import as_targets as cpu_targets
 from nbnet.cuda.device import why_no_cuda
+from nbnet.estimators.together import Fit, fit_together
+from nbnet.estimators.validation import share
 from nbnet.network import Activation, DenseSpec, Loss, build, initialize
 from tests.helpers import fit
 
@@ -174,3 +177,23 @@ def test_memory_comes_back_and_the_process_goes_on():
     with pytest.raises(MemoryError, match="The GPU has no room for another"):
         launch.empty(cuda.current_context().get_memory_info().total // 4 + 2**20, np.float32)
     np.testing.assert_array_equal(trained(X, labels), expected)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("solver", ["adam", "sgd"])
+def test_many_small_networks_at_once(solver):
+    """Teams of all folds and candidates end where fits alone end, and twice with the same bits."""
+    X, labels = data(50)
+    estimator = MLPClassifier((32, 16), solver=solver, max_iter=3, random_state=0, dropout=0.1, device="cuda")
+    rows = share(X)
+    runs = []
+    for _ in range(2):
+        fits = [Fit(clone(estimator).set_params(alpha=alpha), rows, labels) for alpha in np.geomspace(1e-4, 1, 40)]
+        assert all(fit_together(fits))
+        runs.append([made.estimator for made in fits])
+    for first, second in zip(*runs, strict=True):
+        np.testing.assert_array_equal(first.params_, second.params_)
+    for made in runs[0][::13]:
+        alone = clone(made).fit(X, labels)
+        np.testing.assert_allclose(made.params_, alone.params_, rtol=0, atol=1e-4)
+        np.testing.assert_allclose(made.loss_curve_, alone.loss_curve_, rtol=1e-4)
