@@ -18,7 +18,15 @@ from mutate_model_files import arrays_of, signed, unpacked
 from numpy.testing import assert_array_equal
 from sklearn.base import clone
 
-from nbnet import ConvClassifier, MLPClassifier, MLPRegressor, ModelFileError, TextEmbeddingClassifier, checkpoints
+from nbnet import (
+    ConvClassifier,
+    MLPClassifier,
+    MLPRegressor,
+    ModelFileError,
+    TextEmbeddingClassifier,
+    TokenTagger,
+    checkpoints,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -28,6 +36,8 @@ Y = (X[:, 0] > 0).astype(int) + (X[:, 1] > 0.5)
 IMAGES = rng.integers(0, 255, size=(16, 6, 6)).astype(np.uint8)
 TEXTS = [f"w{i} w{i % 3} w{i % 5} and so on" for i in range(16)]
 KINDS = np.arange(16) % 3
+SENTENCES = [text.split() for text in TEXTS]
+TAGS = [["B-w", "I-w", "B-w", "O", "O", "O"]] * 16
 SHORT = dict(max_iter=6, random_state=0)
 VALIDATED = dict(X_val=X[:10] + 0.1, y_val=Y[:10])
 
@@ -55,6 +65,7 @@ FITS = {
     "texts, early": (
         TextEmbeddingClassifier(4, early_stopping=True, validation_fraction=0.4, n_buckets=64, **SHORT), TEXTS, KINDS
     ),
+    "sentences": (TokenTagger(4, early_stopping=True, validation_fraction=0.4, **SHORT), SENTENCES, TAGS),
 }  # fmt: skip
 
 
@@ -85,6 +96,7 @@ def crashed_fit(monkeypatch, n_writes, model, *args, **kwargs):
 
 def assert_same_fit(a, b):
     """Equal bits of all that training gives."""
+    a, b = a._trained, b._trained
     assert_array_equal(a.params_, b.params_)
     for name in (
         "loss_", "best_loss_", "loss_curve_", "validation_scores_", "best_validation_score_", "n_iter_", "t_",
@@ -244,6 +256,10 @@ def test_texts_and_other_estimators_are_told_apart(tmp_path, monkeypatch):
         fit(clone(model), TEXTS[::-1], KINDS, checkpoint=path)
     with pytest.raises(ValueError, match="estimator is 'TextEmbeddingClassifier' there"):
         fit(MLPClassifier((3,), **SHORT), X, Y, checkpoint=path)
+    with pytest.raises(ValueError, match="analyzer is"):
+        fit(TokenTagger(4, **SHORT), SENTENCES, TAGS, checkpoint=path)
+    with pytest.raises(ValueError, match="needs an integer as random_state"):
+        fit(TokenTagger(4), SENTENCES, TAGS, checkpoint=path)
 
 
 def test_another_version(tmp_path, monkeypatch):

@@ -79,8 +79,7 @@ fits = [
     (TokenTagger(embedding_dim=2, **settings), sentences, [["O"] * len(tokens) for tokens in sentences]),
 ]
 for model, X, target in fits:
-    checkpoint = {} if isinstance(model, TokenTagger) else {"checkpoint": os.path.join(sys.argv[1], "fit")}
-    model.fit(X, target, **checkpoint).predict(X)
+    model.fit(X, target, checkpoint=os.path.join(sys.argv[1], "fit")).predict(X)
     model.save(path)
     load(path).predict(X)
     if not isinstance(model, TokenTagger):

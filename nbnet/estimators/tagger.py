@@ -34,7 +34,7 @@ from ..tagging import (
 from .base import unchanged_on_error
 from .saving import SavingMixin
 from .text import TextEmbeddingClassifier
-from .validation import check_validation_arguments, check_weights
+from .validation import check_checkpoint, check_validation_arguments, check_weights
 
 BLOCK = 1024  # sentences that are read at a time: the features of a token are much longer than the token
 
@@ -233,7 +233,18 @@ class TokenTagger(SavingMixin, BaseEstimator):
         self.n_jobs = n_jobs
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y, sample_weight=None, *, X_val=None, y_val=None, sample_weight_val=None) -> Self:
+    def fit(
+        self,
+        X,
+        y,
+        sample_weight=None,
+        *,
+        X_val=None,
+        y_val=None,
+        sample_weight_val=None,
+        checkpoint=None,
+        checkpoint_every=1,
+    ) -> Self:
         """Learn from sentences and the tags of their tokens.
 
         Parameters
@@ -250,6 +261,12 @@ class TokenTagger(SavingMixin, BaseEstimator):
             decides when to stop, instead of that on a part of X.
         sample_weight_val : array-like of shape (n_val_sentences,), default=None
             Weights of the validation sentences.
+        checkpoint : path, default=None
+            File from which an interrupted fit goes on: after a crash, call `fit` again with the same data and
+            parameters, and it ends with the bits of an uninterrupted one. It is removed when training is complete.
+            `random_state` must be an integer.
+        checkpoint_every : int, default=1
+            Epochs from one writing of the file to the next.
 
         Returns
         -------
@@ -261,9 +278,10 @@ class TokenTagger(SavingMixin, BaseEstimator):
         TypeError
             For a sentence that is a str, and for a token or tag that is none; says where it is.
         ValueError
-            For other invalid input. The tagger is then as it was before.
+            For other invalid input, and for a `checkpoint` of another fit. The tagger is then as it was before.
         """
         with unchanged_on_error(self):
+            check_checkpoint(self, checkpoint, checkpoint_every)
             affix_range = checked_affix_range(self.affix_range)
             random_state = check_random_state(self.random_state)
             network = self._network(random_state)
@@ -274,7 +292,8 @@ class TokenTagger(SavingMixin, BaseEstimator):
                 )
                 training, held_out = map(training.take, positions)
             self._features = TokenFeatures(training.usage(), self.window, self.context, affix_range)
-            network.fit(*self._arguments(training, learning=True), **self._validation(held_out))
+            kept = dict(checkpoint=checkpoint, checkpoint_every=checkpoint_every)
+            network.fit(*self._arguments(training, learning=True), **self._validation(held_out), **kept)
             self._learned(network, count_transitions(training.tags, training.weights, network.classes_))
         return self
 
