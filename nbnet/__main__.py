@@ -66,7 +66,7 @@ def demo() -> None:
         f"\nIn all {time.perf_counter() - start:.1f} s. Fits: best of up to 3. Ratio: scikit-learn's time by nbnet's;"
     )
     print("scikit-learn's BLAS has one thread, its faster setting at these sizes.")
-    print('On the CPU; tables and images also train on a GPU (device="cuda"), which is not yet measured on a GPU.')
+    print('On the CPU; device="cuda" trains on a GPU, which is not yet measured on a GPU.')
 
 
 def _demo_tasks() -> list[Task]:
