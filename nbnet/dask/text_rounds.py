@@ -70,7 +70,7 @@ def train(plan: Plan, share: Share, cuts: list[Cut | None], round_number: int, n
     )
     session, squares = training.session, NO_MOMENTS
     if share.squares.size:
-        session.moments += share.squares
+        session.moments[:] += share.squares
     before = session.moments.copy()
     for _ in range(plan.pace.n_epochs):
         if not training.run_epoch():
