@@ -25,6 +25,7 @@ from .estimators.tagger import TokenTagger
 from .estimators.text import TextEmbeddingClassifier
 from .estimators.together import Fit, fit_together
 from .estimators.validation import share
+from .trainer import is_on_gpu
 
 
 class NetworkSearchCV(GridSearchCV):
@@ -133,6 +134,8 @@ class NetworkSearchCV(GridSearchCV):
             type(self.estimator) not in (MLPClassifier, MLPRegressor)
             or y is None
             or sp.issparse(y)
+            or is_on_gpu(X)
+            or is_on_gpu(y)
             or (self.return_train_score and has_own_scorer(self.scoring))
             or has_callbacks(self)
             or has_callbacks(self.estimator)

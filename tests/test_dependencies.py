@@ -61,7 +61,7 @@ MAY_IMPORT = {
         "vocabulary",
     },
     "labeling": {"estimators"},
-    "model_selection": {"estimators"},
+    "model_selection": {"estimators", "trainer"},
     "dask": {"estimators", "network", "progress", "random", "schedules", "token_counts", "tokens", "trainer"},
     "plotting": {"inspection"},
     "datasets": set(),

@@ -15,8 +15,9 @@ from ..cpu.session import ADAGRAD_START, EpochResult, as_targets
 from ..network import LayerKind, Loss, Network, Optimizer, aligned_zeros, round_up
 from .launch import Queue, check_size, empty, upload, zeros
 from .small_nets import Epoch, Kind, Nets, Report, Rules, Table, shape_of, train_epoch
+from .walk import Rows
 
-__all__ = ["LARGEST_NETWORK", "Session", "Team", "as_rows", "as_targets"]
+__all__ = ["LARGEST_NETWORK", "Session", "Team", "as_rows", "as_targets", "can_train_on"]
 
 LARGEST_NETWORK = 2**16  # parameters; a block of threads is slow with more
 BYTES = 2**30  # of a team on the GPU, beside X
@@ -25,6 +26,11 @@ BYTES = 2**30  # of a team on the GPU, beside X
 def as_rows(X) -> np.ndarray:
     """X, dense and on the host: a team uploads it once."""
     return X
+
+
+def can_train_on(rows) -> bool:
+    """Whether a team can read X as `nbnet.cuda.session.as_rows` has left it: dense, and on the GPU as a whole."""
+    return isinstance(rows, Rows) and rows.indptr.size == 0
 
 
 class Steps(NamedTuple):

@@ -103,8 +103,7 @@ def _prepared(fit: Fit) -> _Member | None:
 
 def _train(members: list[_Member]) -> set[int]:
     """Train members with equal keys, as many at once as the GPU has room for; returns the ids of the fits made."""
-    first = members[0].fit
-    device = first.estimator.device
+    shared, device = members[0].fit.rows, members[0].fit.estimator.device
     alone, teams = trainer.backend_for(device), trainer.backend_of_teams(device)  # which make it this thread's GPU
     at_once = max(1, teams.BYTES // max(member.bytes for member in members))
     made = set()
@@ -113,11 +112,14 @@ def _train(members: list[_Member]) -> set[int]:
         sessions, targets = zip(*((m.training.session, m.training.data.targets) for m in some), strict=True)
         sizes = [member.training.n_samples for member in some]
         try:
-            rows = first.rows.on(alone, device)  # the fits that are made alone read the same X
+            rows = shared.on(alone, device)  # the fits that are made alone read the same X
+            if not teams.can_train_on(rows):
+                break
             team = teams.Team(sessions, rows, targets, sizes)
         except MemoryError:  # one network alone may have room
             break
-        made |= {id(some[number].fit) for number in _train_team(team, some)}
+        with trainer.faults_of(device):
+            made |= {id(some[number].fit) for number in _train_team(team, some)}
     return made
 
 

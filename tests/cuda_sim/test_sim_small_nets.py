@@ -1,10 +1,12 @@
 """Many networks in one launch: each ends with the weights that it has alone, on the CPU."""
 
+import warnings
+
 import numpy as np
 import pytest
 from scipy import sparse
 from sklearn.base import clone
-from sklearn.exceptions import FitFailedWarning
+from sklearn.exceptions import ConvergenceWarning, FitFailedWarning
 
 from nbnet import MLPClassifier, MLPRegressor
 from nbnet.cpu import session as cpu
@@ -242,17 +244,21 @@ def test_teams_that_fill_the_memory(teams, monkeypatch):
     assert teams == [(1, 1)] * 4
 
 
-@pytest.mark.filterwarnings("error::sklearn.exceptions.ConvergenceWarning")
 def test_warnings_that_are_errors_are_raised_by_the_fit_alone(teams):
     fits = [together.Fit(classifier(device="cuda", max_iter=1, batch_size=13), share(X), CLASSES)]
-    assert together.fit_together(fits) == [False]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ConvergenceWarning)
+        assert together.fit_together(fits) == [False]
     assert teams == [(1, 0)]
 
 
-def test_teams_for_which_there_is_no_room():
+def test_teams_for_which_there_is_no_room(monkeypatch):
     fits = [together.Fit(classifier(device="cuda", alpha=alpha), share(X), CLASSES) for alpha in (0.1, 1.0)]
     with simulator.memory_limit(X.nbytes):
         assert together.fit_together(fits) == [False, False]
+    monkeypatch.setattr(gpu, "has_room", lambda X: False)
+    fits = [fit._replace(rows=share(X)) for fit in fits]
+    assert together.fit_together(fits) == [False, False]
 
 
 def test_x_is_uploaded_once(monkeypatch):
