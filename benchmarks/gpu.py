@@ -1,9 +1,9 @@
 """nbnet on a GPU beside PyTorch: ``python -m benchmarks.gpu [--budget SECONDS] [--out FILE]``.
 
-Four tables: what a launch costs, products of matrices, steps of training of whole networks, and epochs of each
-estimator. PyTorch stands beside them where it is installed with CUDA: eager, and as one captured graph, with TF32 off
-and on; its products are cuBLAS's. Rows that no time of the budget is left for are not measured. Exit status 3 without a
-GPU.
+Five tables: what a launch costs, products of matrices, steps of training of whole networks, epochs of each estimator,
+and epochs of many small networks at once. PyTorch stands beside them where it is installed with CUDA: eager, and as one
+captured graph, with TF32 off and on; its products are cuBLAS's. Rows that no time of the budget is left for are not
+measured. Exit status 3 without a GPU.
 """
 
 from __future__ import annotations
@@ -59,6 +59,8 @@ CASES = [
     Case((1000, 512, 512, 10), 256),
     Case((2048, 2048, 2048, 10), 1024),
 ]
+SMALL = Case((64, 32, 10), 32)
+TEAMS = (1, 32, 256, 1024)  # networks
 
 
 class Peer(NamedTuple):
@@ -115,7 +117,8 @@ def main(arguments=None) -> int:
     clock = Clock(options.budget)
     results = {"date": datetime.date.today().isoformat(), "machine": machine()}
     print("\n".join(f"{name}: {value}" for name, value in results["machine"].items()))
-    for name, measure in (("launches", launches), ("products", products), ("steps", steps), ("estimators", estimators)):
+    for measure in (launches, products, steps, estimators, teams):
+        name = measure.__name__
         print(f"\n{(measure.__doc__ or '').splitlines()[0]}", flush=True)
         results[name] = []
         for row in measure(clock):
@@ -330,6 +333,46 @@ def epoch_seconds(peer: Peer, X, y, precision: str) -> float:
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(X, y)
     return statistics.median(model.history_["seconds"][2:])
+
+
+# ---------------------------------------------------------------- many small networks
+
+
+def teams(clock: Clock):
+    """An epoch of many small networks at once in milliseconds, and of one as it is trained alone."""
+    n = SMALL.batch_size * SMALL.n_steps
+    rng = np.random.default_rng(0)
+    X, labels = rng.normal(size=(n, SMALL.sizes[0])).astype(np.float32), rng.integers(0, SMALL.sizes[-1], n)
+    for n_networks in TEAMS:
+        if clock.is_over():
+            return
+        row = {"networks": n_networks, "of": str(SMALL)}
+        row["together ms"] = 1e3 * clock.median(team_epoch(n_networks, X, labels))
+        row["one alone ms"] = 1e3 * clock.median(nbnet_epoch(SMALL, X, labels, "highest"))
+        yield row
+
+
+def team_epoch(n_networks: int, X, labels):
+    """A function that trains an epoch of so many networks."""
+    from nbnet.cuda import session as gpu
+    from nbnet.cuda import small_sessions
+
+    *hidden, n_outputs = SMALL.sizes[1:]
+    network = build(SMALL.sizes[0], [*(DenseSpec(n, Activation.RELU) for n in hidden), DenseSpec(n_outputs)])
+    targets = small_sessions.as_targets(labels, None, np.ones(len(X)), n_outputs, np.float32)
+    sessions = []
+    for seed in range(n_networks):
+        params = initialize(network, np.float32, seed)
+        sessions.append(small_sessions.Session(network, params, Loss.SOFTMAX_CROSS_ENTROPY))
+        sessions[-1].prepare(Optimizer.ADAM, SMALL.batch_size, alpha=1e-4)
+    team = small_sessions.Team(sessions, gpu.as_rows(X), [targets] * n_networks, [len(X)] * n_networks)
+    order, rates, nothing = random.permutation(0, 0, len(X)), np.full(SMALL.n_steps, 1e-3), np.zeros(SMALL.n_steps)
+
+    def epoch():
+        team.train_epoch({i: each.steps(targets, order, rates, nothing, 0) for i, each in enumerate(sessions)})
+
+    epoch()  # compiles
+    return epoch
 
 
 if __name__ == "__main__":

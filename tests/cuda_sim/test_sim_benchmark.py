@@ -6,7 +6,7 @@ import numpy as np
 
 from benchmarks import gpu
 from nbnet import MLPClassifier
-from nbnet.cuda import blas, product
+from nbnet.cuda import blas, product, small_nets
 
 RNG = np.random.default_rng(0)
 
@@ -21,6 +21,9 @@ def test_benchmark(tmp_path, monkeypatch, capsys):
     table = RNG.normal(size=(6, 2)).astype("float32"), RNG.integers(0, 2, 6), None
     monkeypatch.setattr(gpu, "PEERS", [gpu.Peer("MLPClassifier", lambda: MLPClassifier(()), lambda: table, None, 6)])
     monkeypatch.setattr(gpu, "EPOCHS", 3)
+    monkeypatch.setattr(gpu, "SMALL", gpu.Case((3, 2, 2), 4, n_steps=1))
+    monkeypatch.setattr(gpu, "TEAMS", (2,))
+    monkeypatch.setattr(small_nets, "THREADS", 32)
     assert gpu.main(["--out", str(tmp_path / "gpu.json")]) == 0
     results = json.loads((tmp_path / "gpu.json").read_text())
     assert results["launches"][0]["plain us"] > 0
@@ -29,6 +32,7 @@ def test_benchmark(tmp_path, monkeypatch, capsys):
     assert results["steps"][0] == {"network": "5-4-3, batch 4", "nbnet highest us": 0.5e6, "nbnet high us": 0.5e6}
     (of_tables,) = results["estimators"]
     assert of_tables["estimator"] == "MLPClassifier, batch 6" and of_tables["nbnet high ms"] > 0
+    assert results["teams"] == [{"networks": 2, "of": "3-2-2, batch 4", "together ms": 1e3, "one alone ms": 1e3}]
     assert blas.GEMM == "auto"
     assert "GPU: cuda:0 (simulated GPU)" in capsys.readouterr().out
     assert gpu.main(["--budget", "0"]) == 0
