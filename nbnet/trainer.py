@@ -81,6 +81,17 @@ def faults_of(device: str) -> AbstractContextManager[None]:
     return in_one_sentence(device, number_of(device))
 
 
+def reporting_faults(method: Callable) -> Callable:
+    """A method of what has a `device`, within `faults_of` it: an error drops all that the method holds on a GPU."""
+
+    @functools.wraps(method)
+    def reporting(self, *args, **options):
+        with faults_of(self.device):
+            return method(self, *args, **options)
+
+    return reporting
+
+
 def is_on_gpu(array) -> bool:
     """Whether an array lives on a GPU: CuPy's, PyTorch's, or any other with `__cuda_array_interface__`."""
     return hasattr(array, "__cuda_array_interface__")

@@ -155,6 +155,7 @@ class BaseMLP(BaseNetwork):
         with np.errstate(over="ignore", invalid="ignore"):
             return bool(np.isfinite(X.sum()))  # where there is a NaN or an infinity, the sum is one
 
+    @trainer.reporting_faults
     def _forward(self, X) -> np.ndarray:
         """Output of the network (n_samples, n_outputs) for the user's X."""
         if not self._is_canonical(X):
@@ -162,11 +163,6 @@ class BaseMLP(BaseNetwork):
             if not hasattr(type(X), "as_rows"):  # of a GPU, validated before
                 X = validate_table(self, X, reset=False)
             check_range(X, self.params_.dtype)
-        with trainer.faults_of(self.device):
-            return self._predict_rows(X)
-
-    def _predict_rows(self, X) -> np.ndarray:
-        """Output of the network for a validated X."""
         backend = trainer.backend_for(self.device, fitted=True)
         session = backend.Session(self.network_, self.params_, self._loss, n_jobs=self.n_jobs)
         scaler = vars(self).get("_input_scaler")

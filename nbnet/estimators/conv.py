@@ -476,6 +476,7 @@ class ConvClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClassesM
         """
         return self._partial_fit(X, y, sample_weight, classes, X_val, y_val, sample_weight_val)
 
+    @trainer.reporting_faults
     def transform(self, X) -> np.ndarray:
         """Features of each image: what the output layer reads.
 
@@ -492,6 +493,7 @@ class ConvClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClassesM
         session, rows = self._session_and_rows(X)
         return session.transform(rows)
 
+    @trainer.reporting_faults
     def _forward(self, X) -> np.ndarray:
         """Output of the network (n, n_outputs) for the user's X."""
         session, rows = self._session_and_rows(X)

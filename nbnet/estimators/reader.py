@@ -91,6 +91,7 @@ class Reader:
         """Pooled vectors (n_documents, dim)."""
         return self._in_blocks(texts, n_jobs, lambda session, rows: session.transform(rows))
 
+    @trainer.reporting_faults
     def _in_blocks(self, texts, n_jobs, compute) -> np.ndarray:
         session = self._kept
         if session is None:

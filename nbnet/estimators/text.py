@@ -404,6 +404,7 @@ class TextEmbeddingClassifier(
 
     # ------------------------------------------------------------------ fit
 
+    @trainer.reporting_faults  # besides `unchanged_on_error`: an error drops what this frame holds on a GPU, too
     def _fit(
         self,
         X,

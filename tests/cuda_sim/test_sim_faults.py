@@ -5,7 +5,7 @@ import gc
 import numpy as np
 import pytest
 
-from nbnet import MLPClassifier, trainer
+from nbnet import ConvClassifier, MLPClassifier, TextEmbeddingClassifier, trainer
 from nbnet.cuda import faults, launch, product
 from nbnet.cuda.dense import gather
 from nbnet.cuda.launch import Queue
@@ -113,6 +113,27 @@ def test_a_prediction_without_memory():
     with simulator.memory_total(1000), pytest.raises(MemoryError, match="no room") as raised:
         model.predict(X)
     assert simulator.memory_in_use() == before and raised.value.__traceback__ is not None
+
+
+@pytest.mark.parametrize(
+    ("model", "given"),
+    [
+        (TextEmbeddingClassifier(2, max_iter=1, device="cuda"), ["a b", "b"] * 3),
+        (ConvClassifier((2,), (), max_iter=1, device="cuda"), np.zeros((6, 3, 3), np.float32)),
+    ],
+    ids=["texts", "images"],
+)
+def test_texts_and_images(model, given):
+    gc.collect()
+    before = simulator.memory_in_use()
+    with simulator.failing("cuLaunchKernel", "OUT_OF_MEMORY"), pytest.raises(MemoryError) as raised:
+        fit(model, given, Y[:6])
+    assert simulator.memory_in_use() == before and "params_" not in vars(model)
+    fit(model, given, Y[:6])
+    for call in (model.predict, model.transform):
+        with simulator.failing("cuLaunchKernel", "DEVICE_UNAVAILABLE"), pytest.raises(RuntimeError) as raised:
+            call(given)
+        assert str(raised.value).startswith(f"device='cuda' failed: {faults.BUSY} (")
 
 
 def test_memory_that_runs_out_in_the_driver():
