@@ -168,7 +168,7 @@ def multiply(n_rows, n_columns, n_terms, dtype, products):
     c = matrix(upload(np.zeros((n_rows, 32), dtype)), 0, 32)
     queue = Queue(products=products)
     operands = matrix(upload(a), 0, 48), matrix(upload(b), 0, 32)
-    sizes, end = (n_rows, n_columns, n_terms), End(dense._overwrite, accumulates=0.0)
+    sizes, end = (n_rows, n_columns, n_terms), End(dense.overwrite, accumulates=0.0)
     add_product(queue, *operands, dense.Stored(c), sizes, end, True, False)
     queue.run()
     return c.data.copy_to_host().reshape(n_rows, 32), a[:, :n_terms].astype(float) @ b.astype(float), queue
