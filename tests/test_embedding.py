@@ -179,6 +179,30 @@ def test_training(pooling, solver, hidden, loss):
     assert not pads_of(session.params, session.below[0]).any()
 
 
+@pytest.mark.parametrize("pooling", ["sqrtn", "attention"])
+def test_gradients_with_dropout_are_central_differences(pooling):
+    n, dim, step = 7, 5, 1e-6
+    _, documents = random_documents(n)
+    session = make_session(pooling, dim, [4], 3, Loss.SOFTMAX_CROSS_ENTROPY, dropout=0.4)
+    targets, _ = targets_of(Loss.SOFTMAX_CROSS_ENTROPY, n, 3)
+    session.prepare(Optimizer.SGD, n, momentum=0.0, seed=2)
+    start, texts = session.params.copy(), as_texts(documents)
+
+    def loss_at(params, rate=0.0):
+        session.params[:] = params
+        one = np.ones(1)
+        return session.train_epoch(texts, targets, np.arange(n), rate * one, 0 * one, 0).loss
+
+    loss_at(start, rate=1.0)
+    gradient = start - session.params
+    rng = np.random.default_rng(3)
+    for i in rng.permutation(np.flatnonzero(gradient))[:40]:
+        shift = np.zeros_like(start)
+        shift[i] = step
+        slope = n * (loss_at(start + shift) - loss_at(start - shift)) / (2 * step)
+        assert gradient[i] == pytest.approx(slope, rel=1e-6, abs=1e-8)
+
+
 @POOLINGS
 @pytest.mark.parametrize("solver", list(Optimizer))
 @pytest.mark.parametrize(("hidden", "dropout"), [([], 0.0), ([9], 0.2)])

@@ -534,3 +534,9 @@ def test_callbacks_see_each_epoch():
     assert estimator.n_iter_ == len(seen) == 3
     assert_array_equal(seen[-1], estimator.predict_proba(TEXTS))
     assert (seen[0] != seen[1]).any()
+
+
+def test_texts_without_any_label():
+    estimator = small(loss="one_vs_all").fit(TEXTS, np.zeros((len(TEXTS), 2), int))
+    assert (estimator.predict_proba(TEXTS) < 0.5).all()
+    assert not estimator.predict(TEXTS).any()

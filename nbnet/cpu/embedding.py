@@ -52,6 +52,7 @@ class Embedding(NamedTuple):
     pooling: int
     dim: int
     stride: int
+    kept: float  # share of the pooled vectors that dropout keeps
     frozen: bool
 
 
@@ -287,7 +288,8 @@ def attention_backward(bags, order, x, grad_x, d_range):
         start, stop = documents.starts[row], documents.starts[row + 1]
         if d_range[0] <= d < d_range[1]:
             g = grad_x.start + d * grad_x.stride
-            along = dot(grad_x.data, g, x.data, x.start + d * x.stride, stride)
+            # dropout has divided what it keeps of h by its share
+            along = dot(grad_x.data, g, x.data, x.start + d * x.stride, stride) * embedding.kept
             space.products[d] = dot(grad_x.data, g, embedding.query, np.int64(0), stride) / embedding.dim
             for p in range(start, stop):
                 score = dot_row(embedding, np.int64(documents.ids[p]), grad_x.data, g)

@@ -152,7 +152,7 @@ def apply_loss(z, targets, order, scale, rule, grad_z, record, i_range):
     """The loss of `rule` for rows [i_range[0], i_range[1]) of a batch."""
     if rule.loss == Loss.SOFTMAX_CROSS_ENTROPY:
         softmax_cross_entropy(z, targets, order, scale, rule.label_smoothing, grad_z, record, i_range)
-    elif targets.labels.size > 0:
+    elif targets.values.size == 0:
         one_vs_all(z, targets, order, scale, rule.label_smoothing, grad_z, record, i_range)
     else:
         elementwise_loss(z, targets, order, scale, rule, grad_z, record, i_range)

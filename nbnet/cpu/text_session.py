@@ -297,6 +297,7 @@ class TextSession(Session):
             pooling=int(self.pooling),
             dim=int(layer["n_out"]),
             stride=self.stride,
+            kept=1.0 - float(layer["dropout"]),
             frozen=self.frozen,
         )
 

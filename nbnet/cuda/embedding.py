@@ -41,6 +41,7 @@ class Embedding(NamedTuple):
     pooling: Pooling
     dim: int
     stride: int
+    kept: float  # share of the pooled vectors that dropout keeps
     frozen: bool
 
 
@@ -292,14 +293,14 @@ def _attention_kernel(dtype, turns):
     zero = dtype(0)
 
     @cuda_kernel(WARP * turns)
-    def attention_backward(rows, query, documents, space, batch, x, grad_x, dim):
+    def attention_backward(rows, query, documents, space, batch, x, grad_x, dim, kept):
         i, lane, turn = uint32(cuda.blockIdx.x), uint32(cuda.threadIdx.x), uint32(cuda.threadIdx.y)
         row, g = row_number(batch, i), grad_x.start + i * grad_x.stride
         along = product = zero
         for j in range(lane, query.size, WARP):
             along += grad_x.data[g + uint32(j)] * x.data[x.start + i * x.stride + uint32(j)]
             product += grad_x.data[g + uint32(j)] * query[j]
-        along, product = warp_sum(along), warp_sum(product)
+        along, product = warp_sum(along) * kept, warp_sum(product)  # dropout has divided what it keeps of h
         if lane == 0 and turn == 0:
             space.products[i] = product / dtype(dim)
         p, stop = uint32(documents.starts[row] + turn), documents.starts[row + 1]
@@ -320,7 +321,8 @@ def attention_backward(queue, bags, batch, x, grad_x, n_rows):
     products with e[q] (the query's gradient) into `queries`, the mean of g * query into `products`."""
     embedding, documents, space = bags.embedding, bags.documents, bags.space
     kernel = _attention_kernel(getattr(numba, x.data.dtype.name), TURNS)
-    args = embedding.rows, embedding.query, documents, space, batch, x, grad_x, np.uint32(embedding.dim)
+    factors = np.uint32(embedding.dim), x.data.dtype.type(embedding.kept)
+    args = embedding.rows, embedding.query, documents, space, batch, x, grad_x, *factors
     queue.add(kernel, n_rows, (WARP, TURNS), *args)
     queries = grad_x._replace(data=space.queries)
     sum_rows(queue, embedding, documents, space.slopes, batch, queries, space.none, n_rows)
