@@ -213,17 +213,18 @@ def image_networks(dtype: str, all_kinds: bool):
     from nbnet.network import Activation, LayerKind
 
     largest, mean, tanh = PoolSpec(LayerKind.MAX_POOL), PoolSpec(LayerKind.AVG_POOL), Activation.TANH
-    whole = PoolSpec(LayerKind.AVG_POOL, None)
-    first, residual = ConvSpec(5, batch_norm=True), ResidualSpec(5, batch_norm=True)
-    if dtype == "float32":
-        yield image_launches([first, largest, residual, whole], dtype, Augmentation(rotation=1.0))
-    elif all_kinds:
-        yield image_launches([first, ConvSpec(3), whole], dtype)
-    if all_kinds and dtype == "float32":
+    first, whole = ConvSpec(5, batch_norm=True), PoolSpec(LayerKind.AVG_POOL, None)
+    if dtype == "float64":
+        if all_kinds:
+            yield image_launches([first, ConvSpec(3), whole], dtype)
+        return
+    residual = [first, largest, ResidualSpec(5, batch_norm=True), whole]
+    yield image_launches(residual, dtype, Augmentation(rotation=1.0))
+    if all_kinds:
         poolings = [ConvSpec(4), ResidualSpec(8, 2, tanh), largest, largest, mean]
         yield image_launches(poolings, dtype, Augmentation(shift=1))
         yield image_launches([largest], dtype, image_type="float64")
-        wide = [ConvSpec(n_channels) for n_channels in (64, 64, 32, 16)]
+        wide = [ConvSpec(n_channels) for n_channels in (64, 64, 32, 16)]  # for the larger tiles
         yield image_launches(wide, dtype, image_type="float32", shape=(32, 32, 4), n=40)
 
 

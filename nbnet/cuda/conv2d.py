@@ -59,7 +59,7 @@ def choose_tile(n_rows: int, n_columns: int, dtype) -> Tile:
 
 
 class Shape(NamedTuple):
-    """Sizes of a product of windows; all but the first two are for the kernel alone."""
+    """Sizes of a product of windows."""
 
     n_rows: int
     n_columns: int

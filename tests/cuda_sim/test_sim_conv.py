@@ -2,6 +2,7 @@
 
 import pickle
 
+import numba
 import numpy as np
 import pytest
 from sklearn.base import clone
@@ -204,16 +205,10 @@ def test_pooling_alone(kind):
 
 
 def test_sine_and_cosine():
-    compute = sine_cosine(simulator_dtype("float64"))
+    compute = sine_cosine(numba.float64)
     angles = np.linspace(-np.pi, np.pi, 101)
     got = np.array([compute(np.float64(angle)) for angle in angles])
     np.testing.assert_allclose(got, np.stack([np.sin(angles), np.cos(angles)], axis=1), atol=2e-15)
-
-
-def simulator_dtype(name):
-    import numba
-
-    return getattr(numba, name)
 
 
 def test_tiles():
