@@ -139,6 +139,11 @@ def test_convolution(geometry):
     check_convolution(geometry)
 
 
+def test_convolution_where_a_thread_owns_several_patches(monkeypatch):
+    monkeypatch.setattr(conv2d, "TILES", (product.Tile(16, 16, 8, 8),))
+    check_convolution((5, 6, 3, 17, 3, 2, "same"))
+
+
 def test_convolution_in_any_order_of_threads(order):
     assert check_convolution((5, 4, 4, 5, 3, 1, "same"), np.float64) > 1
 
@@ -283,6 +288,12 @@ def test_float64_several_labels_and_a_validation_set():
     np.testing.assert_allclose(gpu.params_, cpu.params_, rtol=0, atol=1e-12)
     np.testing.assert_allclose(gpu.history_["val_loss"], cpu.history_["val_loss"], rtol=1e-12)
     assert gpu.validation_scores_ == cpu.validation_scores_
+
+
+def test_resnet():
+    X, y = np.random.default_rng(2).normal(size=(3, 4, 5, 1)), [0, 1, 1]
+    model = ConvClassifier.resnet(8, 2, max_iter=1, batch_size=3, random_state=0, conv_algorithm="direct")
+    agree(*both(model, X, y), X=X)
 
 
 def test_winograds_table():
