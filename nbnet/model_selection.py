@@ -12,8 +12,8 @@ import scipy.sparse as sp
 from joblib import parallel_config
 from joblib.parallel import get_active_backend
 from sklearn import get_config
-from sklearn.base import clone
-from sklearn.model_selection import GridSearchCV, ParameterGrid
+from sklearn.base import clone, is_classifier
+from sklearn.model_selection import GridSearchCV, ParameterGrid, check_cv
 from sklearn.pipeline import Pipeline
 from sklearn.utils import _safe_indexing
 
@@ -132,6 +132,7 @@ class NetworkSearchCV(GridSearchCV):
         """X, as `SharedRows` where all that reads it can read these."""
         if (
             type(self.estimator) not in (MLPClassifier, MLPRegressor)
+            or isinstance(self.cv, Iterator)  # which gives its splits only once
             or y is None
             or sp.issparse(y)
             or is_on_gpu(X)
@@ -148,13 +149,13 @@ class NetworkSearchCV(GridSearchCV):
             return X
 
     def _run_search(self, evaluate_candidates, *, callback_ctx=None) -> None:
-        evaluate = partial(
-            evaluate_candidates, cv=Splits(self._checked_cv_orig, self.estimator, ParameterGrid(self.param_grid))
-        )
+        if not isinstance(self.cv, Iterator):
+            splits = Splits(self.cv, self.estimator, ParameterGrid(self.param_grid))
+            evaluate_candidates = partial(evaluate_candidates, cv=splits)
         if callback_ctx is None:  # scikit-learn < 1.9
-            super()._run_search(evaluate)
+            super()._run_search(evaluate_candidates)
         else:
-            super()._run_search(evaluate, callback_ctx=callback_ctx)
+            super()._run_search(evaluate_candidates, callback_ctx=callback_ctx)
 
 
 class Splits:
@@ -163,14 +164,15 @@ class Splits:
     scikit-learn asks for the splits once, before all fits; so this is also when those fits are made that go together.
     """
 
-    def __init__(self, splitter, estimator, candidates: Iterable[dict]):
-        self.splitter, self.estimator, self.candidates = splitter, estimator, candidates
+    def __init__(self, cv, estimator, candidates: Iterable[dict]):
+        self.cv, self.estimator, self.candidates = cv, estimator, candidates
 
     def split(self, X, y=None, **params) -> Iterator[tuple]:
         """Pairs (training rows, test rows), as the splitter gives them for the user's X."""
+        splitter = check_cv(self.cv, y, classifier=is_classifier(self.estimator))
         if not isinstance(X, SharedRows):
-            return self.splitter.split(X, y, **params)
-        splits = [(np.asarray(training), test) for training, test in self.splitter.split(X.given, y, **params)]
+            return splitter.split(X, y, **params)
+        splits = [(np.asarray(training), test) for training, test in splitter.split(X.given, y, **params)]
         training_sets = [training for training, _ in splits if are_row_numbers(training, X.shape[0])]
         parts = X.split(training_sets)
         if X.fit_params is not None and X.fit_params.keys() <= {"sample_weight"}:

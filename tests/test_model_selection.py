@@ -10,11 +10,11 @@ import sklearn
 from scipy import sparse
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning, FitFailedWarning
-from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score
 from sklearn.model_selection import GridSearchCV, GroupKFold, ShuffleSplit
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.tree import DecisionTreeClassifier
 
 from nbnet import ConvClassifier, MLPClassifier, MLPRegressor, TextEmbeddingClassifier
 from nbnet.cpu import session
@@ -126,6 +126,15 @@ def test_targets(kind):
 )
 def test_splits(cv):
     search_both(classifier(class_weight="balanced", batch_size=5), {"alpha": [1e-4, 10.0]}, X, CLASSES, cv=cv)
+
+
+def test_splits_that_can_be_had_only_once():
+    def splits():
+        yield np.arange(20), np.arange(20, 30)
+        yield np.arange(10, 30), np.arange(10)
+
+    found = NetworkSearchCV(classifier(), {"alpha": [1e-4, 10.0]}, cv=splits()).fit(X, CLASSES)
+    assert_same(found, GridSearchCV(classifier(), {"alpha": [1e-4, 10.0]}, cv=splits()).fit(X, CLASSES))
 
 
 def test_any_number_of_jobs():
@@ -244,8 +253,9 @@ def test_other_estimators():
             return super().fit(X, y)
 
     search_both(Verbatim(max_iter=1, random_state=0), {"alpha": [1e-4]}, X, CLASSES)
-    linear = NetworkSearchCV(LogisticRegression(), {"C": [0.1, 1.0]}, cv=2).fit(X, CLASSES)
-    assert linear.best_score_ == GridSearchCV(LogisticRegression(), {"C": [0.1, 1.0]}, cv=2).fit(X, CLASSES).best_score_
+    tree, grid = DecisionTreeClassifier(random_state=0), {"max_depth": [1, 3]}
+    found, expected = (cls(tree, grid, cv=2).fit(X, CLASSES) for cls in (NetworkSearchCV, GridSearchCV))
+    assert found.best_score_ == expected.best_score_
 
 
 def test_texts_and_images():
