@@ -145,7 +145,7 @@ class NetworkSearchCV(GridSearchCV):
             return X
         try:
             return share(X)
-        except ValueError:  # the fits say what is wrong with X, as the user wants to hear it
+        except (TypeError, ValueError):  # the fits say what is wrong with X, as the user wants to hear it
             return X
 
     def _run_search(self, evaluate_candidates, *, callback_ctx=None) -> None:

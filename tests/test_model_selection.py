@@ -143,6 +143,12 @@ def test_any_number_of_jobs():
         assert_same(NetworkSearchCV(classifier(), GRID, n_jobs=n_jobs, cv=3).fit(X, CLASSES), reference)
 
 
+@pytest.mark.filterwarnings("ignore:device='auto' computes on the CPU")
+def test_any_device():
+    reference = NetworkSearchCV(classifier(), GRID, cv=3).fit(X, CLASSES)
+    assert_same(NetworkSearchCV(classifier(device="auto"), GRID, cv=3).fit(X, CLASSES), reference)
+
+
 # ---------------------------------------------------------------- X is shared
 
 
