@@ -1,7 +1,6 @@
 """Training over Dask collections: the partitions decide, not the workers; on threads, and on clusters of processes."""
 
 import hashlib
-import itertools
 import os
 import pickle
 import signal
@@ -220,7 +219,7 @@ def test_a_weight_of_zero_is_absence(data):
     sizes = tuple(int(np.sum((kept >= a) & (kept < b))) for a, b in ((0, 70), (70, 70), (70, 101), (101, 200)))
     dX, dy = split(X, y)
     for scaling in ("standard", "robust"):
-        model = nd.MLPClassifier(**SMALL, max_iter=2, input_scaling=scaling, class_weight="balanced")
+        model = nd.MLPClassifier(**SMALL, max_iter=1, input_scaling=scaling, class_weight="balanced")
         whole = clone(model).fit(dX, dy, sample_weight=da.from_array(weights, chunks=90))
         some = clone(model).fit(*split(X[kept], y[kept], sizes), sample_weight=split(X[kept], weights[kept], sizes)[1])
         assert digest(whole) == digest(some)
@@ -408,7 +407,7 @@ def test_constructor_is_that_of_the_ordinary_estimator():
     model = nd.MLPClassifier((3,), "tanh", outer_momentum=0.3)
     assert model.get_params() == {
         **nbnet.MLPClassifier((3,), "tanh").get_params(),
-        "local_epochs": 0.125,
+        "local_epochs": 0.25,
         "outer_learning_rate": model.outer_learning_rate,
         "outer_momentum": 0.3,
     }
@@ -477,15 +476,15 @@ def test_same_bits_for_any_number_of_workers_and_when_one_dies(data, cluster, mo
     table = nd.MLPClassifier(**SMALL, max_iter=4, dropout=0.1, input_scaling="standard", outer_momentum=0.5)
     table.set_params(local_epochs=1)
     words = ["sea ship sail", "law judge court", "bread butter salt"]
-    texts = [f"{words[label]} word{i // 9}" for i, label in enumerate(data[1])]
-    starts = np.cumsum([0, *SIZES]).tolist()
-    pieces = [dask.delayed(texts[first:last]) for first, last in itertools.pairwise(starts)]
-    text = nd.TextEmbeddingClassifier(8, subword_range=(3, 3), max_iter=2, local_epochs=0.5, random_state=0)
-    cases = [(table, dX, 3), (text, pieces, 5)]  # estimator, X, call of `compute` in which a worker dies
-    expected = [digest(clone(model).fit(X, dy)) for model, X, _ in cases]
+    texts, labels = [f"{words[label]} word{i // 9}" for i, label in enumerate(data[1][:40])], data[1][:40]
+    cuts = [slice(0, 14), slice(14, 14), slice(14, 20), slice(20, 40)]
+    pieces, classes = ([dask.delayed(part[cut]) for cut in cuts] for part in (texts, labels))
+    text = nd.TextEmbeddingClassifier(8, max_iter=2, target_loss=None, local_epochs=0.5, random_state=0)
+    cases = [(table, dX, dy, 3), (text, pieces, classes, 5)]  # X, y; call of `compute` in which a worker dies
+    expected = [digest(clone(model).fit(X, y)) for model, X, y, _ in cases]
     for n_workers in (1, 2):
         client = cluster(n_workers)
-        fitted = [clone(model).fit(X, dy, client) for model, X, _ in cases]
+        fitted = [clone(model).fit(X, y, client) for model, X, y, _ in cases]
         assert [digest(model) for model in fitted] == expected
     for model, X, in_memory in zip(fitted, (dX, pieces), (data[0], texts), strict=True):
         np.testing.assert_array_equal(client.compute(model.predict(X)).result(), model.model_.predict(in_memory))
@@ -507,9 +506,9 @@ def test_same_bits_for_any_number_of_workers_and_when_one_dies(data, cluster, mo
 
     monkeypatch.setattr(collections, "compute", killing)
     monkeypatch.setattr(collections, "persist", remembering)
-    for (model, X, fatal), whole in zip(cases, expected, strict=True):
+    for (model, X, y, fatal), whole in zip(cases, expected, strict=True):
         calls.clear()
-        assert digest(clone(model).fit(X, dy, client)) == whole
+        assert digest(clone(model).fit(X, y, client)) == whole
         assert len(calls) > fatal
 
 

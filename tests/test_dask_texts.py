@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
 
 import nbnet
 from nbnet.tokens import Analysis, TokenIndex
@@ -168,6 +169,7 @@ def test_rows_that_a_partition_does_not_have_stay_at_home(data, monkeypatch):
     assert not shares[0][2].squares.size and shares[3][2].squares.size
 
 
+@pytest.mark.slow_without_jit
 @pytest.mark.parametrize("local_epochs", [2, 0.25])
 def test_collections_of_all_kinds_give_the_same_bits(data, local_epochs):
     db, dd = pytest.importorskip("dask.bag"), pytest.importorskip("dask.dataframe")
@@ -200,6 +202,17 @@ def test_training_ends_at_the_target_loss(data):
     assert model.loss_curve_[-1] <= least + 0.3 < model.loss_curve_[-2]
 
 
+def test_divergence_ends_with_the_weights_before_it(data):
+    texts, labels = data
+    model = nd.TextEmbeddingClassifier(**SMALL, local_epochs=1, outer_learning_rate=1e30)
+    with pytest.warns(ConvergenceWarning, match="Training diverged in iteration 2"):
+        model.fit(parts_of(texts), parts_of(labels))
+    assert np.isnan(model.loss_curve_[-1]) and np.isfinite(model.model_.params_).all()
+    with pytest.warns(ConvergenceWarning, match="Training diverged in iteration 1"):
+        start = clone(model).set_params(outer_learning_rate=1e300).fit(parts_of(texts), parts_of(labels)).model_
+    assert np.abs(start.embeddings_).max() <= 1 / 8
+
+
 # ---------------------------------------------------------------- weights
 
 
@@ -218,6 +231,7 @@ def test_a_weight_of_zero_is_absence(data):
     assert fitted.class_prior_[fitted.classes_.tolist().index("sea")] == 0
 
 
+@pytest.mark.slow_without_jit
 def test_weights_count(data):
     texts, labels = data
     weights = np.where(labels == "sea", 3.0, 1.0)
@@ -282,6 +296,8 @@ def test_errors_name_what_is_wrong(data):
         model.fit(parts_of([*texts[:24], np.nan, *texts[25:]]), y)
     with pytest.raises(TypeError, match="X must be a Dask array, bag or dataframe, got list"):
         model.fit(texts, y)
+    with pytest.raises(ValueError, match="one label a document, or be an indicator matrix of zeros and ones"):
+        model.fit(X, da.from_array(np.arange(180).reshape(60, 3), chunks=(SIZES, 3)))
     with pytest.raises(ValueError, match=r"indicator matrix of one width.* widths \[3, None\]"):
         model.fit(X, [*y[:3], dask.delayed(indicator_of(labels)[27:])])
     with pytest.raises(ValueError, match=r"not in `classes`=\['law', 'sea'\]: \['food'\]"):

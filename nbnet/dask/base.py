@@ -24,7 +24,7 @@ from . import collections
 from .collections import Block
 from .rounds import Pace
 
-OWN_PARAMETERS = {"local_epochs": 0.125, "outer_learning_rate": 1.0, "outer_momentum": 0.6}
+OWN_PARAMETERS = {"local_epochs": 0.25, "outer_learning_rate": 1.0, "outer_momentum": 0.6}
 KEPT_ATTRIBUTES = ("classes_", "n_features_in_", "feature_names_in_", "n_iter_", "loss_curve_", "history_")
 
 
@@ -113,7 +113,7 @@ class DistributedEstimator(BaseEstimator):
             if self.verbose:
                 print(trainer.verbose_line(progress, False))
             if not finite:
-                self._report_divergence(progress.n_iter)
+                self._report_divergence(progress.n_iter, rounds.starts_usable)
                 break
             model.params_[:] = params
             progress.update_best(self.tol)
@@ -128,9 +128,9 @@ class DistributedEstimator(BaseEstimator):
                 )
         vars(model).update(progress.attributes())
 
-    def _report_divergence(self, n_iter: int) -> None:
+    def _report_divergence(self, n_iter: int, starts_usable: bool) -> None:
         """Raise where there are no weights to go back to, else warn."""
-        if n_iter == 1:
+        if n_iter == 1 and not starts_usable:
             raise ValueError(trainer.NON_FINITE_WEIGHTS)
         warnings.warn(
             f"Training diverged in iteration {n_iter}: loss or weights are no longer finite. The weights of the "
@@ -162,13 +162,13 @@ class DistributedClassifier(ClassifierMixin, DistributedEstimator):
 
         Parameters
         ----------
-        X : Dask array or dataframe
+        X : Dask array, dataframe, series or bag, or list of delayed partitions
             The input. Its partitions stay where they are computed.
-        y : Dask array, series or bag
+        y : Dask array, series or bag, or list of delayed partitions
             Class labels, in partitions of the same sizes.
         client : distributed.Client, default=None
             The cluster; None takes the current client, or else the threads of this process.
-        sample_weight : Dask array, series or bag, default=None
+        sample_weight : Dask array, series or bag, or list of delayed partitions, default=None
             Weight of each row, in partitions of the same sizes: 0 is the row's absence, 2 the row twice.
         classes : array-like of shape (n_classes,), default=None
             All classes; None gathers them from y.

@@ -23,7 +23,7 @@ from .collections import Block
 from .rounds import Pace, Plan, Rounds
 from .statistics import check_shapes, merged_classes, merged_moments, merged_scaler, summarize
 
-BATCH_ROWS, SMALLEST_BATCH = 200, 32  # of batch_size="auto": of all partitions together, and of each
+BATCH_ROWS, SMALLEST_BATCH = 200, 16  # of batch_size="auto": of all partitions together, and of each
 
 
 class TableEstimator(DistributedEstimator):
@@ -89,25 +89,25 @@ class TableEstimator(DistributedEstimator):
 class MLPClassifier(DistributedClassifier, TableEstimator):
     """`nbnet.MLPClassifier` over Dask collections.
 
-    A round trains the network for `local_epochs` on each partition by itself, from the same weights; the changes are
-    averaged by rows, and an outer step with momentum adds them. The result depends on the partitions and
-    `random_state`, never on the workers.
+    A round trains the network on a quarter (`local_epochs`) of each partition's rows by itself, from the same weights;
+    the changes, and the moments of the optimizer, are averaged by the weights of the rows, and an outer step with
+    momentum adds the changes. The result depends on the partitions and `random_state`, never on the workers.
 
     Parameters
     ----------
     hidden_layer_sizes, activation, and all others of `nbnet.MLPClassifier`
         As there. `max_iter` counts epochs over all rows; `solver` "lbfgs", `learning_rate` "adaptive", `early_stopping`
         and `warm_start` are not available. ``input_scaling="robust"`` estimates quartiles from 1024 rows a partition.
-        `batch_size` is that of one partition; "auto" shares 200 rows among the partitions, with 32 or more for each.
+        `batch_size` is that of one partition; "auto" shares 200 rows among the partitions, with 16 or more for each.
         `n_jobs` is that of one partition, None is 1.
 
-    local_epochs : int, default=1
-        Epochs on each partition in a round.
+    local_epochs : int or float, default=0.25
+        Epochs on each partition in a round; below 1 one over an integer: the parts of an epoch have each row once.
 
     outer_learning_rate : float, default=1.0
         Factor on the averaged change.
 
-    outer_momentum : float, default=0.7
+    outer_momentum : float, default=0.6
         Nesterov's momentum of the outer step, in [0, 1).
 
     Attributes
@@ -115,7 +115,7 @@ class MLPClassifier(DistributedClassifier, TableEstimator):
     model_ : nbnet.MLPClassifier
         Fitted; it can be saved and pickled, and needs no Dask.
     classes_, n_features_in_, n_iter_, loss_curve_, history_
-        Those of `model_`; one entry of the curves a round.
+        Those of `model_`; one entry of the curves an epoch, or a round if that is longer.
     """
 
     _local = mlp.MLPClassifier
@@ -142,7 +142,7 @@ class ConvClassifier(DistributedClassifier, TableEstimator):
     model_ : nbnet.ConvClassifier
         Fitted; it can be saved and pickled, and needs no Dask.
     classes_, n_features_in_, n_iter_, loss_curve_, history_
-        Those of `model_`; one entry of the curves a round.
+        Those of `model_`; one entry of the curves an epoch, or a round if that is longer.
     """
 
     _local = conv.ConvClassifier
@@ -202,7 +202,7 @@ class MLPRegressor(RegressorMixin, TableEstimator):
     model_ : nbnet.MLPRegressor
         Fitted; it can be saved and pickled, and needs no Dask.
     n_features_in_, n_iter_, loss_curve_, history_
-        Those of `model_`; one entry of the curves a round.
+        Those of `model_`; one entry of the curves an epoch, or a round if that is longer.
     """
 
     _local = mlp.MLPRegressor
@@ -214,13 +214,13 @@ class MLPRegressor(RegressorMixin, TableEstimator):
 
         Parameters
         ----------
-        X : Dask array or dataframe
+        X : Dask array or dataframe, or list of delayed partitions
             The input. Its partitions stay where they are computed.
-        y : Dask array, series or bag
+        y : Dask array, dataframe, series or bag, or list of delayed partitions
             Targets, in partitions of the same sizes.
         client : distributed.Client, default=None
             The cluster; None takes the current client, or else the threads of this process.
-        sample_weight : Dask array, series or bag, default=None
+        sample_weight : Dask array, series or bag, or list of delayed partitions, default=None
             Weight of each row, in partitions of the same sizes: 0 is the row's absence, 2 the row twice.
 
         Returns

@@ -34,8 +34,6 @@ class Pace(NamedTuple):
     def of(cls, local_epochs: float) -> Pace:
         """From the parameter of the estimators."""
         if local_epochs >= 1:
-            if local_epochs != int(local_epochs):
-                raise ValueError(f"local_epochs must be an integer or below 1, got {local_epochs}.")
             return cls(int(local_epochs), 1)
         n_parts = round(1 / local_epochs)
         if abs(n_parts * local_epochs - 1) > 1e-6:
@@ -193,6 +191,7 @@ class Rounds:
     """
 
     target_loss = -np.inf  # training ends behind an epoch of at most this loss
+    starts_usable = False  # whether the parameters to start from predict sensibly
 
     def __init__(self, plan: Plan, partitions: list, client, params: np.ndarray, outer_step: tuple, n_rows: int):
         self.partitions, self.client, self.dtype, self.n_rows = partitions, client, params.dtype, n_rows

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
-from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.multiclass import type_of_target
 
 from .. import trainer
 from ..estimators.labels import Labels, Targets, distinct, encode_labels
@@ -39,10 +39,12 @@ class LabelCounts(NamedTuple):
 def targets_of(y) -> Targets:
     """Targets of one partition."""
     y = y if sp.issparse(y) else np.asarray(y)
-    if y.ndim == 2:
-        check_classification_targets(y)
-        return Targets(y)
-    return Targets(y, *distinct(y))
+    if y.ndim == 1 or (y.shape[1] == 1 and not sp.issparse(y)):
+        y = y.reshape(-1)
+        return Targets(y, *distinct(y))
+    if not type_of_target(y).startswith("multilabel"):
+        raise ValueError("`y` must hold one label a document, or be an indicator matrix of zeros and ones.")
+    return Targets(y)
 
 
 def weights_of(partition: Partition) -> np.ndarray:
@@ -56,7 +58,7 @@ def count_labels(partition: Partition) -> LabelCounts | None:
         return None
     targets, weights = targets_of(partition.y), weights_of(partition)
     if targets.is_indicator:
-        return LabelCounts(True, np.arange(targets.y.shape[1]), np.asarray(weights @ targets.y, np.float64))
+        return LabelCounts(True, np.arange(targets.y.shape[1]), np.asarray(weights @ (targets.y != 0), np.float64))
     return LabelCounts(False, targets.values, np.bincount(targets.numbers, weights))
 
 

@@ -103,6 +103,8 @@ class TextRounds:
         Training ends behind an epoch of at most this loss.
     """
 
+    starts_usable = True
+
     def __init__(self, plan, cuts, rows, client, network, params, outer_step, n_rows, target_loss):
         self.plan, self.cuts, self.rows, self.client = dask.delayed(plan, traverse=False), cuts, rows, client
         self.n_parts, self.n_rows, self.target_loss = plan.pace.n_parts, n_rows, target_loss

@@ -54,7 +54,7 @@ class TextEmbeddingClassifier(DistributedClassifier):
 
     _local = text.TextEmbeddingClassifier
     _parameter_constraints = constraints_of(_local)
-    __init__ = constructor_of(_local, local_epochs=0.25, outer_momentum=0.0)
+    __init__ = constructor_of(_local, outer_momentum=0.0)
 
     # ------------------------------------------------------------------ fit
 
