@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Self
 
@@ -213,13 +213,13 @@ def last_step(estimator):
     return estimator.steps[-1][1] if isinstance(estimator, Pipeline) else estimator
 
 
-def devices(estimator, param_grid) -> set:
-    """All values of the parameter `device` in a search."""
-    found = {getattr(last_step(estimator), "device", "cpu")}
-    for grid in [param_grid] if isinstance(param_grid, dict) else param_grid:
-        for name, values in grid.items():
-            if name.rpartition("__")[2] == "device":
-                found.update(values)
+def devices(estimator, param_grid) -> list:
+    """All values of the parameter `device` in a search; of a grid that is none, scikit-learn says so."""
+    found = [getattr(last_step(estimator), "device", "cpu")]
+    for grid in param_grid if isinstance(param_grid, list) else [param_grid]:
+        for name, values in grid.items() if isinstance(grid, dict) else ():
+            if str(name).rpartition("__")[2] == "device" and isinstance(values, Sequence | np.ndarray):
+                found += list(values)
     return found
 
 

@@ -216,6 +216,18 @@ def test_failing_fits():
         NetworkSearchCV(classifier(), {"alpha": [1, 2]}, cv=2).fit(np.full_like(X, np.nan), CLASSES)
 
 
+@pytest.mark.parametrize(
+    "grid", ["alpha", [1], {"alpha": 1.0}, {"device": "cpu"}, {"alhpa": [1]}, {"alpha": []}], ids=str
+)
+def test_grids_that_are_none(grid):
+    errors = []
+    for cls in (NetworkSearchCV, GridSearchCV):
+        with pytest.raises((TypeError, ValueError)) as error:
+            cls(classifier(), grid, cv=2, error_score="raise").fit(X, CLASSES)
+        errors.append((error.type, str(error.value).replace("NetworkSearchCV", "GridSearchCV")))
+    assert errors[0] == errors[1]
+
+
 def test_scores_and_refit():
     several = {"scoring": ["accuracy", "neg_log_loss"], "refit": "neg_log_loss", "return_train_score": True}
     search = search_both(classifier(), GRID, X, CLASSES, **several)
