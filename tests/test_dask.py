@@ -248,6 +248,22 @@ def digest_of_values(model):
     return model.model_.params_.tobytes()
 
 
+def test_validation_rows_are_scored_after_each_epoch(data):
+    X, y = data
+    settings = {**SMALL, "max_iter": 3, "input_scaling": "standard", "class_weight": "balanced"}
+    model = nd.MLPClassifier(**settings).fit(*split(X, y), X_val=X[:50], y_val=y[:50])
+    assert len(model.history_["val_loss"]) == len(model.history_["val_score"]) == 3
+    assert model.history_["val_score"][-1] == model.score(X[:50], y[:50])
+    weights = np.array([len(y) / (3 * np.sum(y == k)) for k in range(3)])[y[:50]]
+    of_truth = model.predict_proba(X[:50])[np.arange(50), y[:50]]
+    np.testing.assert_allclose(
+        model.history_["val_loss"][-1], np.average(-np.log(of_truth), weights=weights), rtol=1e-5
+    )
+    assert digest(model) == digest(nd.MLPClassifier(**settings).fit(*split(X, y)))
+    with pytest.raises(ValueError, match="y_val was not provided"):
+        model.fit(*split(X, y), X_val=X)
+
+
 # ---------------------------------------------------------------- collections
 
 

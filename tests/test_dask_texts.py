@@ -202,6 +202,15 @@ def test_training_ends_at_the_target_loss(data):
     assert model.loss_curve_[-1] <= least + 0.3 < model.loss_curve_[-2]
 
 
+def test_validation_texts_are_scored_after_each_epoch(data):
+    texts, labels = data
+    X, y = parts_of(texts), parts_of(labels)
+    model = nd.TextEmbeddingClassifier(**SMALL).fit(X, y, X_val=texts[:20], y_val=labels[:20])
+    assert len(model.history_["val_loss"]) == 3
+    assert model.history_["val_score"][-1] == model.score(texts[:20], labels[:20])
+    assert digest(model) == digest(clone(model).fit(X, y))
+
+
 def test_divergence_ends_with_the_weights_before_it(data):
     texts, labels = data
     model = nd.TextEmbeddingClassifier(**SMALL, local_epochs=1, outer_learning_rate=1e30)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
+from collections.abc import Callable
 from numbers import Integral, Real
 from time import perf_counter
 from typing import Self
@@ -18,6 +19,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from .. import random, trainer
 from ..estimators.base import unchanged_on_error
+from ..estimators.validation import check_validation_arguments
 from ..progress import EpochRecord, Progress
 from ..schedules import ends_at_max_iter
 from . import collections
@@ -56,6 +58,17 @@ def constraints_of(local: type) -> dict:
     }
 
 
+def validator(model, run, held_out) -> Callable[[], dict]:
+    """Function that gives loss and score of the held-out rows under the history's keys, as the model is when called."""
+    validation = trainer.Validation(run.rows(held_out.X), run.targets(held_out), run.scorer(held_out))
+
+    def validate() -> dict[str, float]:
+        run.session.params[:] = model.params_
+        return trainer.validate(run.session, validation)
+
+    return validate
+
+
 class DistributedEstimator(BaseEstimator):
     """Trains an ordinary estimator, `model_`, in rounds over partitions."""
 
@@ -63,17 +76,18 @@ class DistributedEstimator(BaseEstimator):
 
     # ------------------------------------------------------------------ fit
 
-    def _fit(self, X, y, client, sample_weight, classes=None) -> Self:
+    def _fit(self, X, y, client, sample_weight, X_val, y_val, classes=None) -> Self:
         self._validate_params()
         self._check_parameters()
+        check_validation_arguments(X_val, y_val, None)
         for collection, name in ((X, "X"), (y, "y"), (sample_weight, "sample_weight")):
             if collection is not None or name != "sample_weight":
                 collections.check_collection(collection, name, self)
         with unchanged_on_error(self):
             partitions = collections.partitions_of(X, y, sample_weight, client)
             seed = random.draw_seed(check_random_state(self.random_state))
-            model, rounds = self._prepare(partitions, client, classes, seed)
-            self._train(model, rounds)
+            model, rounds, held_out = self._prepare(partitions, client, classes, seed)
+            self._train(model, rounds, None if X_val is None else validator(model, *held_out(X_val, y_val)))
             self.model_ = model.set_params(**self._local_parameters())
             for name in KEPT_ATTRIBUTES:
                 vars(self).pop(name, None)
@@ -93,10 +107,13 @@ class DistributedEstimator(BaseEstimator):
         return {name: value for name, value in self.get_params(deep=False).items() if name not in OWN_PARAMETERS}
 
     def _prepare(self, partitions: list, client, classes, seed: int):
-        """The ordinary estimator as it is before the first round, and the rounds."""
+        """The ordinary estimator as it is before the first round, the rounds, and what reads validation rows.
+
+        The latter is a function of X_val and y_val that returns a `Run` of the model and the validated rows.
+        """
         raise NotImplementedError
 
-    def _train(self, model, rounds) -> None:
+    def _train(self, model, rounds, validate=None) -> None:
         """All rounds; sets the model's parameters and curves."""
         progress, pace = Progress.start(early_stopping=False), Pace.of(self.local_epochs)
         n_records, stopping = -(-self.max_iter // pace.n_epochs), False
@@ -109,13 +126,16 @@ class DistributedEstimator(BaseEstimator):
                     finite = np.isfinite(results[-1][0]) and np.isfinite(params).all()
             losses, weights = zip(*results, strict=True)
             loss = float(np.average(losses, weights=weights)) if finite else np.nan
-            progress.record(EpochRecord(loss=loss, seconds=perf_counter() - started), rounds.n_rows)
+            scores = {}
+            if finite:
+                model.params_[:] = params
+                scores = validate() if validate is not None else {}
+            progress.record(EpochRecord(loss=loss, seconds=perf_counter() - started, **scores), rounds.n_rows)
             if self.verbose:
-                print(trainer.verbose_line(progress, False))
+                print(trainer.verbose_line(progress, validate is not None))
             if not finite:
                 self._report_divergence(progress.n_iter, rounds.starts_usable)
                 break
-            model.params_[:] = params
             progress.update_best(self.tol)
             stopping = loss <= rounds.target_loss or progress.no_improvement_count > self.n_iter_no_change
         else:
@@ -157,7 +177,7 @@ class DistributedEstimator(BaseEstimator):
 class DistributedClassifier(ClassifierMixin, DistributedEstimator):
     """What the classifiers share."""
 
-    def fit(self, X, y, client=None, *, sample_weight=None, classes=None) -> Self:
+    def fit(self, X, y, client=None, *, sample_weight=None, classes=None, X_val=None, y_val=None) -> Self:
         """Fit the model in rounds over the partitions of X and y.
 
         Parameters
@@ -172,13 +192,15 @@ class DistributedClassifier(ClassifierMixin, DistributedEstimator):
             Weight of each row, in partitions of the same sizes: 0 is the row's absence, 2 the row twice.
         classes : array-like of shape (n_classes,), default=None
             All classes; None gathers them from y.
+        X_val, y_val : array-like, default=None
+            Validation rows, in memory. Their loss and score are in `history_` after each epoch.
 
         Returns
         -------
         self : estimator
             `model_` is the fitted ordinary estimator.
         """
-        return self._fit(X, y, client, sample_weight, classes)
+        return self._fit(X, y, client, sample_weight, X_val, y_val, classes)
 
     def predict(self, X):
         """Most probable class of each row.

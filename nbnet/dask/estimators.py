@@ -33,7 +33,7 @@ class TableEstimator(DistributedEstimator):
         about, wanted = dask.delayed(summarize), (is_classifier(self), self._scaling(), self._n_channels)
         summaries = collections.compute([about(partition, *wanted) for partition in partitions], client)
         summaries = check_shapes(summaries, self)
-        model, pace = self._start(summaries, classes, seed), Pace.of(self.local_epochs)
+        (model, run, class_weights), pace = self._start(summaries, classes, seed), Pace.of(self.local_epochs)
         sent = copy(model)
         sent.params_, sent.batch_size = None, self.batch_size  # parameters travel anew in each round
         n_rows = sum(summary.n_rows for summary in summaries)
@@ -41,7 +41,12 @@ class TableEstimator(DistributedEstimator):
             sent.batch_size = max(SMALLEST_BATCH, BATCH_ROWS // len(summaries))
         sent.max_iter = self.max_iter * pace.n_parts  # so that the learning rate's schedule spans all rounds
         outer_step = self.outer_learning_rate, self.outer_momentum, self._averaged_only(model)
-        return model, Rounds(Plan(sent, seed, pace), partitions, client, model.params_, outer_step, n_rows)
+        rounds = Rounds(Plan(sent, seed, pace), partitions, client, model.params_, outer_step, n_rows)
+
+        def held_out(X_val, y_val):
+            return run, model._validation_table(X_val, y_val, None, class_weights, model.params_.dtype)
+
+        return model, rounds, held_out
 
     def _scaling(self) -> str | None:
         """What `summarize` counts for the scale of the input."""
@@ -51,7 +56,7 @@ class TableEstimator(DistributedEstimator):
         raise NotImplementedError
 
     def _start(self, summaries, classes, seed: int):
-        """The ordinary estimator as it is before the first round."""
+        """The ordinary estimator as it is before the first round, its `Run`, and the weights of its classes."""
         model = self._local(**self._local_parameters())
         first = summaries[0].first
         X, y = first.X, first.y
@@ -64,7 +69,7 @@ class TableEstimator(DistributedEstimator):
             # a few rows a class say all that a network needs; of one alone scikit-learn warns that they are numbers
             y = np.repeat(y, 3)
             X = _safe_indexing(X, [0] * len(y))
-        table, _ = model._training_table(X, y, None, True, False)
+        table, class_weights = model._training_table(X, y, None, True, False)
         output = model._output(table.encoded)
         model.n_outputs_, model.out_activation_ = output.n_outputs, output.activation
         backend = trainer.backend_for(model.device, model._session_kind)
@@ -73,7 +78,7 @@ class TableEstimator(DistributedEstimator):
         self._set_scale(model, summaries)
         fresh = Progress.start(early_stopping=False).attributes()
         vars(model).update({**run.attributes(run.session.params), **fresh, "_optimizer": None})
-        return model
+        return model, run, class_weights
 
     def _set_scale(self, model, summaries) -> None:
         """Replace what the model has learned of the scale of the input by what all partitions say."""
@@ -209,7 +214,7 @@ class MLPRegressor(RegressorMixin, TableEstimator):
     _parameter_constraints = constraints_of(_local)
     __init__ = constructor_of(_local)
 
-    def fit(self, X, y, client=None, *, sample_weight=None) -> Self:
+    def fit(self, X, y, client=None, *, sample_weight=None, X_val=None, y_val=None) -> Self:
         """Fit the model in rounds over the partitions of X and y.
 
         Parameters
@@ -222,13 +227,15 @@ class MLPRegressor(RegressorMixin, TableEstimator):
             The cluster; None takes the current client, or else the threads of this process.
         sample_weight : Dask array, series or bag, or list of delayed partitions, default=None
             Weight of each row, in partitions of the same sizes: 0 is the row's absence, 2 the row twice.
+        X_val, y_val : array-like, default=None
+            Validation rows, in memory. Their loss and score are in `history_` after each epoch.
 
         Returns
         -------
         self : MLPRegressor
             `model_` is the fitted ordinary estimator.
         """
-        return self._fit(X, y, client, sample_weight)
+        return self._fit(X, y, client, sample_weight, X_val, y_val)
 
     def predict(self, X):
         """Predicted value of each row.

@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 from .. import trainer
 from ..estimators import text
 from ..estimators.reader import Reader, idf
-from ..estimators.text_run import BATCH_SIZE, LOSSES, starting_params
+from ..estimators.text_run import BATCH_SIZE, LOSSES, TextRun, starting_params
 from ..tokens import TokenIndex
 from . import collections
 from .base import DistributedClassifier, constraints_of, constructor_of
@@ -86,7 +86,13 @@ class TextEmbeddingClassifier(DistributedClassifier):
         sent.max_iter = self.max_iter * pace.n_parts  # so that the learning rate's schedule spans all rounds
         plan, outer_step = Plan(sent, seed, pace), (self.outer_learning_rate, self.outer_momentum)
         start, ending = (model.network_, model.params_.copy()), (model._index.n_documents, self._target_loss(counts))
-        return model, TextRounds(plan, cuts, rows, client, *start, outer_step, *ending)
+        rounds = TextRounds(plan, cuts, rows, client, *start, outer_step, *ending)
+
+        def held_out(X_val, y_val):
+            table = model._validation_table(X_val, y_val, None, class_weights)
+            return TextRun(model, backend, model.params_, table, seed), table
+
+        return model, rounds, held_out
 
     def _learn_classes(self, model, labels: list[LabelCounts], classes) -> np.ndarray | None:
         """Set the model's classes; returns their weights, None where all count the same."""
@@ -128,8 +134,8 @@ class TextEmbeddingClassifier(DistributedClassifier):
         weights = [of_part.class_counts.total for of_part in counts]
         return self.target_loss + np.average([of_part.smallest_loss for of_part in counts], weights=weights)
 
-    def _train(self, model, rounds) -> None:
-        super()._train(model, rounds)
+    def _train(self, model, rounds, validate=None) -> None:
+        super()._train(model, rounds, validate)
         model._reader, model._optimizer, model._latest_params = Reader(model, model.params_), None, None
 
     # ------------------------------------------------------------------ predict
