@@ -11,6 +11,7 @@ from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 
 import nbnet
+from nbnet.cpu.text_session import TextSession
 from nbnet.tokens import Analysis, TokenIndex
 
 dask = pytest.importorskip("dask")
@@ -167,6 +168,24 @@ def test_rows_that_a_partition_does_not_have_stay_at_home(data, monkeypatch):
         ids = model._index.transform(texts[first : first + SIZES[number]][part::2]).ids
         assert share.params.size == n_above + stride * np.unique(ids).size < model.params_.size
     assert not shares[0][2].squares.size and shares[3][2].squares.size
+
+
+@pytest.mark.parametrize("local_epochs", [0.5, 1, 3])
+def test_learning_rates_go_on_from_round_to_round(data, monkeypatch, local_epochs):
+    seen, original = [], TextSession.train_epoch
+
+    def watched(self, rows, targets, order, rates, decays, step0):
+        seen.append(rates)
+        return original(self, rows, targets, order, rates, decays, step0)
+
+    monkeypatch.setattr(TextSession, "train_epoch", watched)
+    texts, labels = data[0][:20], data[1][:20]
+    parameters = {**SMALL, "batch_size": 5, "learning_rate": "one_cycle"}
+    nbnet.TextEmbeddingClassifier(**parameters).fit(texts, labels)
+    expected, seen[:] = np.concatenate(seen), []
+    model = nd.TextEmbeddingClassifier(**parameters, local_epochs=local_epochs)
+    model.fit([dask.delayed(texts)], [dask.delayed(labels)])
+    np.testing.assert_allclose(np.concatenate(seen), expected)
 
 
 @pytest.mark.slow_without_jit
