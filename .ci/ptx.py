@@ -34,7 +34,7 @@ SHARE = 0.85  # of multiplications in the inner loop of the largest tiles
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cc", nargs="+", default=["7.5", "8.0", "9.0", "10.0"], help="compute capabilities")
+    parser.add_argument("--cc", nargs="+", default=["9.0", "7.5", "8.0", "10.0"], help="compute capabilities")
     parser.add_argument("--keep", type=Path, help="folder for the machine code")
     parser.add_argument("-v", action="store_true", help="a line for each kernel, not only for those that fail")
     arguments = parser.parse_args()

@@ -326,6 +326,7 @@ def test_regression_with_two_outputs(data):
     assert one.predict(dX).shape == (200,)
 
 
+@pytest.mark.slow_without_jit
 def test_images(data):
     X, y = data
     images = np.abs(np.repeat(X, 6, axis=1)).reshape(-1, 6, 6, 1) * 40
@@ -486,6 +487,7 @@ def cluster():
             one.close(timeout=60)
 
 
+@pytest.mark.slow_without_jit
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_same_bits_for_any_number_of_workers_and_when_one_dies(data, cluster, monkeypatch):
     dX, dy = split(*data)
@@ -528,6 +530,7 @@ def test_same_bits_for_any_number_of_workers_and_when_one_dies(data, cluster, mo
         assert len(calls) > fatal
 
 
+@pytest.mark.slow_without_jit
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_grid_search_on_a_cluster(data, cluster):
     X, y = data

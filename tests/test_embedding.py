@@ -203,6 +203,7 @@ def test_gradients_with_dropout_are_central_differences(pooling):
         assert gradient[i] == pytest.approx(slope, rel=1e-6, abs=1e-8)
 
 
+@pytest.mark.slow_without_jit
 @POOLINGS
 @pytest.mark.parametrize("solver", list(Optimizer))
 @pytest.mark.parametrize(("hidden", "dropout"), [([], 0.0), ([9], 0.2)])

@@ -43,6 +43,7 @@ def fitted_digest(**changes):
     return digest(small(**changes).fit(TEXTS, Y))
 
 
+@pytest.mark.slow_without_jit
 @pytest.mark.parametrize(
     "changes",
     [

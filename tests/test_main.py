@@ -45,6 +45,7 @@ def test_demo_prints_one_row_a_data_set(monkeypatch, capsys):
         assert re.search(r"\d\.\d{3} (ROC AUC|accuracy)\s+[\d.]+ s\s+\d\.\d{3}\s+[\d.]+ s\s+[\d.]+$", row)
 
 
+@pytest.mark.slow_without_jit
 def test_after_warm_up_other_networks_compile_nothing(capsys):
     assert command_line.main(["warm-up"]) == 0
     assert "ompile" in capsys.readouterr().out

@@ -182,6 +182,7 @@ def test_training(pooling, solver, hidden):
             np.testing.assert_allclose(found, wanted, atol=1e-11, err_msg=name)
 
 
+@pytest.mark.slow_without_jit
 @pytest.mark.parametrize("pooling", ["mean", "attention"])
 @pytest.mark.parametrize("hidden", [[], [9]])
 def test_same_bits_for_any_number_of_workers(pooling, hidden):
