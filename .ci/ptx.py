@@ -1,6 +1,6 @@
 """Compiles every kernel that training launches for several generations of GPUs, without one, and inspects the code.
 
-    python .ci/ptx.py [--cc 7.5 8.0 9.0 10.0] [--keep FOLDER] [-v]
+    python .ci/ptx.py [--cc 7.5 8.0 9.0 10.0] [--complete] [--keep FOLDER] [-v]
 
 Networks of all kinds are walked as training does, with arrays of the host in the place of the GPU's; what would be
 launched is compiled. A line for each kernel; exit status 1 if one does not compile, spills registers, keeps a local
@@ -35,6 +35,7 @@ SHARE = 0.85  # of multiplications in the inner loop of the largest tiles
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cc", nargs="+", default=["9.0", "7.5", "8.0", "10.0"], help="compute capabilities")
+    parser.add_argument("--complete", action="store_true", help="all kinds in both precisions not for 9.0 alone")
     parser.add_argument("--keep", type=Path, help="folder for the machine code")
     parser.add_argument("-v", action="store_true", help="a line for each kernel, not only for those that fail")
     arguments = parser.parse_args()
@@ -42,13 +43,15 @@ def main() -> int:
         commands = [[sys.executable, *sys.argv, "--cc", cc] for cc in arguments.cc]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             return max(pool.map(lambda command: subprocess.run(command).returncode, commands))
-    return check(tuple(int(n) for n in arguments.cc[0].split(".")), arguments.keep, arguments.v)
+    cc = tuple(int(n) for n in arguments.cc[0].split("."))
+    # once is enough for what differs by its arithmetic only
+    return check(cc, arguments.complete or cc == (9, 0), arguments.keep, arguments.v)
 
 
-def check(cc: tuple[int, int], keep: Path | None, verbose: bool) -> int:
+def check(cc: tuple[int, int], complete: bool, keep: Path | None, verbose: bool) -> int:
     """Compile and inspect everything for one compute capability."""
     pretend_gpu(cc)
-    found, n_failed = kernels(all_activations=cc == (9, 0)), 0  # once is enough: they differ by arithmetic only
+    found, n_failed = kernels(complete), 0
     with tempfile.TemporaryDirectory() as folder:
         for name, (kernel, signature) in found.items():
             try:
@@ -94,12 +97,12 @@ def pretend_gpu(cc: tuple[int, int]) -> None:
     )
 
 
-def kernels(all_activations: bool) -> dict:
+def kernels(complete: bool) -> dict:
     """{name: (kernel, signature)} of all that training, evaluating and predicting launch, each once."""
     from numba import typeof
 
     found = {}
-    for dtype, launches in everything(all_activations):
+    for dtype, launches in everything(complete):
         for launch in launches:
             signature = tuple(typeof(arg) for arg in launch.args)
             entry = launch.kernel, signature
@@ -117,30 +120,29 @@ def variant(kernel) -> str:
     return f"{tile} {made_with['store'].py_func.__name__ if 'store' in made_with else ''}".strip()
 
 
-def everything(all_activations: bool):
+def everything(complete: bool):
     """Pairs (precision, launches) of networks that together launch every kernel there is."""
     from nbnet.network import Activation, Loss, Optimizer
 
     X = np.random.default_rng(0).normal(size=(40, 20))
-    for dtype in ("float32", "float64"):
+    for dtype in ("float32", "float64") if complete else ("float32",):
         table = X.astype(dtype)
         for loss in Loss:
             yield dtype, launches(table, loss, Activation.RELU, Optimizer.ADAM)
-        for activation in Activation if dtype == "float32" and all_activations else (Activation.GELU,):
+        for activation in Activation if dtype == "float32" and complete else (Activation.GELU,):
             yield dtype, launches(table, Loss.HUBER, activation, Optimizer.SGD)
         yield dtype, launches(table, Loss.HUBER, Activation.RELU, Optimizer.SGD, nesterov=False)
         yield dtype, launches(table, Loss.HUBER, Activation.RELU, Optimizer.ADAGRAD, dropout=0.5, max_grad_norm=1.0)
         for other in ("float32", "float64"):
             for rows in (X.astype(other), csr_array(X.astype(other))):
                 yield dtype, launches(rows, Loss.HUBER, Activation.RELU, Optimizer.SGD, dtype)
-        if dtype == "float32" or all_activations:
-            yield from text_networks(dtype, all_pairs=dtype == "float32" and all_activations)
+        yield from text_networks(dtype, all_pairs=dtype == "float32" and complete)
         for width, n_rows in ((1024, 1024), (2048, 2048)):  # large enough for the larger tiles
             wide = np.broadcast_to(np.zeros(1, dtype), (n_rows, width))
             for activation in (Activation.RELU, Activation.GELU):
                 yield dtype, launches(wide, Loss.HUBER, activation, Optimizer.SGD, width=width, batch_size=n_rows)
-        yield from ((dtype, launches_of_team(table, *kind)) for kind in kinds_of_teams(dtype, all_activations))
-        yield from ((dtype, recorded) for recorded in image_networks(dtype, all_activations))
+        yield from ((dtype, launches_of_team(table, *kind)) for kind in kinds_of_teams(dtype, complete))
+        yield from ((dtype, recorded) for recorded in image_networks(dtype, complete))
         # long sums and few tiles, so sums in parts
         for shape, width in (((8, 4096), 2048), ((8, 4096), 24), ((4096, 16), 24)):
             long = np.broadcast_to(np.zeros(1, dtype), shape)
@@ -148,12 +150,12 @@ def everything(all_activations: bool):
                 yield dtype, launches(long, Loss.HUBER, activation, Optimizer.SGD, width=width, batch_size=shape[0])
 
 
-def kinds_of_teams(dtype: str, all_activations: bool):
+def kinds_of_teams(dtype: str, complete: bool):
     """(loss, activation, optimizer, nesterov) of kernels that together have every part of `small_nets`."""
     from nbnet.network import Activation, Loss, Optimizer
 
     yield Loss.SOFTMAX_CROSS_ENTROPY, Activation.GELU, Optimizer.ADAM, True
-    if dtype == "float32" and all_activations:
+    if dtype == "float32" and complete:
         yield Loss.SIGMOID_CROSS_ENTROPY, Activation.RELU, Optimizer.SGD, True
         yield Loss.QUANTILE, Activation.TANH, Optimizer.ADAGRAD, True
         for activation in set(Activation) - {Activation.GELU, Activation.RELU, Activation.TANH}:
