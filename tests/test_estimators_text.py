@@ -395,6 +395,8 @@ def test_frozen_vectors_and_new_words():
     changed = estimator.embeddings_.copy()
     changed[estimator.vocabulary_["good"]] = 9
     estimator.embeddings_ = changed
+    with pytest.raises(ValueError, match=r"embeddings_ must have the shape \(\d+, 5\), got \(5,\)"):
+        estimator.embeddings_ = changed[0]
     estimator.partial_fit(["too late , good"], ["neg"])
     assert_array_equal(estimator.word_vector("late"), np.ones(5))
     assert_array_equal(estimator.word_vector("good"), np.full(5, 9))

@@ -498,7 +498,11 @@ class TextEmbeddingClassifier(
 
     @embeddings_.setter
     def embeddings_(self, values) -> None:
-        self._embedding_table()[:] = np.asarray(values)
+        table, values = self._embedding_table(), np.asarray(values)
+        if values.shape != table.shape:
+            raise ValueError(f"embeddings_ must have the shape {table.shape}, got {values.shape}.")
+        table[:] = values
+        self._latest_params = None  # what training goes on from
 
     def _embedding_table(self) -> EmbeddingTable:
         return table_of(self._params(), self.network_)

@@ -94,7 +94,8 @@ def starting_params(estimator, backend, index: TokenIndex, n_outputs: int, lates
             )
         n_above = network.above(whole).n_params
         params[:n_above] = latest[:n_above]
-        table_of(params, whole)[:first_row] = table_of(latest, estimator.network_)[:]
+        table, old = table_of(params, whole), table_of(latest, estimator.network_)
+        table.left[:first_row], table.right[:first_row] = old.left, old.right
     elif check_hidden_layer_sizes(estimator.hidden_layer_sizes):  # a linear output layer starts at zero, as fastText's
         params[: dense.n_params] = network.initialize(dense, dtype, seed)
     pretrained = estimator.pretrained_embeddings
