@@ -116,6 +116,8 @@ def kernels(complete: bool) -> dict:
 def variant(kernel) -> str:
     """What tells kernels of one factory apart."""
     made_with = inspect.getclosurevars(kernel.py_func).nonlocals
+    if "finish" in made_with:  # of a product: what takes the sums
+        made_with |= inspect.getclosurevars(made_with["finish"].py_func).nonlocals
     tile = f"{made_with['tile_rows']}x{made_with['tile_columns']}" if "tile_rows" in made_with else ""
     return f"{tile} {made_with['store'].py_func.__name__ if 'store' in made_with else ''}".strip()
 
@@ -166,6 +168,7 @@ def launches_of_team(X, loss, activation, optimizer, nesterov) -> list:
     """All launches of an epoch of two small networks."""
     from nbnet.cuda import launch, small_sessions
     from nbnet.cuda import session as gpu
+    from nbnet.epochs import EpochPlan, UpdateRule
     from nbnet.network import DenseSpec, Loss, build
 
     recorded = []
@@ -177,16 +180,19 @@ def launches_of_team(X, loss, activation, optimizer, nesterov) -> list:
     targets = small_sessions.as_targets(labels, values, np.ones(n), n_outputs, X.dtype)
     sessions = [small_sessions.Session(network, np.zeros(network.n_params, X.dtype), loss) for _ in range(2)]
     for session in sessions:
-        session.prepare(optimizer, 8, nesterov=nesterov)
+        session.prepare(UpdateRule(optimizer, 8, nesterov=nesterov))
     team = small_sessions.Team(sessions, gpu.as_rows(X), [targets] * 2, [n] * 2)
     steps = np.zeros(-(-n // 8))
-    team.train_epoch({i: session.steps(targets, np.arange(n), steps, steps, 0) for i, session in enumerate(sessions)})
+    team.train_epoch(
+        {i: session.steps(targets, EpochPlan(np.arange(n), steps, steps, 0)) for i, session in enumerate(sessions)}
+    )
     return recorded
 
 
 def launches(X, loss, activation, optimizer, dtype=None, *, width=24, batch_size=8, dropout=0.0, **options) -> list:
     """All launches of the calls that a fit and a prediction make."""
     from nbnet.cuda import session as gpu
+    from nbnet.epochs import EpochPlan, UpdateRule
     from nbnet.network import DenseSpec, Loss, build
 
     recorded = []
@@ -198,9 +204,9 @@ def launches(X, loss, activation, optimizer, dtype=None, *, width=24, batch_size
     by_label = loss == Loss.SOFTMAX_CROSS_ENTROPY
     labels, values = (np.zeros(n), None) if by_label else (None, np.zeros((n, n_outputs)))
     rows, targets = gpu.as_rows(X), gpu.as_targets(labels, values, np.ones(n), n_outputs, dtype)
-    session.prepare(optimizer, batch_size, **options)
+    session.prepare(UpdateRule(optimizer, batch_size, **options))
     steps = np.zeros(-(-n // batch_size))
-    session.train_epoch(rows, targets, np.arange(n), steps, steps, 0)
+    session.train_epoch(rows, targets, EpochPlan(np.arange(n), steps, steps, 0))
     gpu.BLOCK_ROWS = max(n // 2, 1)
     session.loss_and_gradient(rows, targets, 0.0)
     session.evaluate(rows, targets)
@@ -233,6 +239,7 @@ def image_networks(dtype: str, all_kinds: bool):
 def image_launches(specs, dtype, augmentation=None, *, image_type="uint8", shape=(18, 17, 3), n=8) -> list:
     """All launches of the calls that a fit and a prediction over images make."""
     from nbnet.cuda import conv_session, session
+    from nbnet.epochs import EpochPlan, UpdateRule
     from nbnet.image_network import build_images
     from nbnet.images import augment_rule
     from nbnet.network import DenseSpec, Loss, Optimizer
@@ -247,8 +254,8 @@ def image_launches(specs, dtype, augmentation=None, *, image_type="uint8", shape
         np.zeros((n, *shape), image_type), shape, np.zeros(shape[2]), np.ones(shape[2]), dtype
     )
     targets = conv_session.as_targets(np.zeros(n), None, np.ones(n), 3, dtype)
-    gpu.prepare(Optimizer.ADAM, n)
-    gpu.train_epoch(rows, targets, np.arange(n), np.zeros(1), np.zeros(1), 0)
+    gpu.prepare(UpdateRule(Optimizer.ADAM, n))
+    gpu.train_epoch(rows, targets, EpochPlan(np.arange(n), np.zeros(1), np.zeros(1), 0))
     gpu.evaluate(rows, targets)
     gpu.predict(rows)
     gpu.transform(rows)
@@ -273,6 +280,7 @@ def text_launches(dtype, loss, optimizer, pooling, *, is_tree=False, n=8) -> lis
     from nbnet.cpu.tokens import Documents
     from nbnet.cuda import launch
     from nbnet.cuda import text_session as gpu
+    from nbnet.epochs import EpochPlan, UpdateRule
     from nbnet.network import DenseSpec, EmbeddingSpec, Pooling, build, put_below, put_tree_on_top
 
     recorded = []
@@ -284,8 +292,8 @@ def text_launches(dtype, loss, optimizer, pooling, *, is_tree=False, n=8) -> lis
     documents = gpu.as_texts(Documents(np.zeros(n, np.int32), np.ones(n, np.uint8), np.arange(n + 1)))
     targets = gpu.as_targets(np.zeros(n), None, np.ones(n), 5, dtype, np.arange(n + 1))
     if optimizer is not None:
-        session.prepare(optimizer, n, nesterov=False)
-        session.train_epoch(documents, targets, np.arange(n), np.zeros(1), np.zeros(1), 0)
+        session.prepare(UpdateRule(optimizer, n, nesterov=False))
+        session.train_epoch(documents, targets, EpochPlan(np.arange(n), np.zeros(1), np.zeros(1), 0))
         session.evaluate(documents, targets)
     session.predict(documents)
     session.transform(documents)

@@ -4,6 +4,8 @@
 (``--local-epochs 0.25 1 --outer-momentum 0 0.7``) are compared on a validation split of the training rows (the last
 sixth, shuffled); ``--test`` trains on all of them and scores the test rows. Of each setting: mean and standard
 deviation over seeds, the epochs made, and the bytes of a round's changes.
+
+``--workers 1 2`` times fits instead, with so many worker processes of one core each, beside one machine with one core.
 """
 
 from __future__ import annotations
@@ -14,10 +16,12 @@ import itertools
 import os
 import pickle
 from pathlib import Path
+from time import perf_counter
 
 import dask
 import numpy as np
 import pandas as pd
+from dask.distributed import Client, LocalCluster
 from sklearn.compose import make_column_transformer
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
@@ -85,12 +89,40 @@ def score(model, data, n_partitions: int) -> tuple[float, int, int]:
 
     nbnet.dask.collections.compute = counted
     try:
-        cuts = np.linspace(0, len(X), n_partitions + 1).astype(int).tolist()
-        pieces = [[dask.delayed(rows[a:b]) for a, b in itertools.pairwise(cuts)] for rows in (X, y)]
-        model.fit(*pieces)
+        model.fit(*pieces_of(X, y, n_partitions))
     finally:
         nbnet.dask.collections.compute = sent
     return 100 * model.model_.score(X_test, y_test), model.n_iter_, sizes[-1]
+
+
+def pieces_of(X, y, n_partitions: int) -> list[list]:
+    """Delayed partitions of X and of y."""
+    cuts = np.linspace(0, len(X), n_partitions + 1).astype(int).tolist()
+    return [[dask.delayed(rows[a:b]) for a, b in itertools.pairwise(cuts)] for rows in (X, y)]
+
+
+def seconds(fit, *arguments, repeats: int = 5) -> float:
+    """Median time of a fit, after one that compiles and starts what it needs."""
+    times = []
+    for _ in range(repeats + 1):
+        start = perf_counter()
+        fit(*arguments)
+        times.append(perf_counter() - start)
+    return float(np.median(times[1:]))
+
+
+def report_times(name: str, one, distributed, data, n_partitions: int, n_workers: list[int]) -> None:
+    """Print the time of a fit on one core, and with each number of workers."""
+    alone = seconds(one.fit, *data)
+    print(f"{name}, one machine, one core: {alone:.2f} s", flush=True)
+    for n in n_workers:
+        with (
+            LocalCluster(n_workers=n, threads_per_worker=1, dashboard_address=None) as cluster,
+            Client(cluster) as client,
+        ):
+            pieces = [client.persist(part) for part in pieces_of(*data, n_partitions)]  # the data lie on the workers
+            took = seconds(distributed.fit, *pieces, client)
+        print(f"{name}, {n_partitions} partitions, {n} workers: {took:.2f} s", flush=True)
 
 
 def report(name: str, results: list) -> None:
@@ -111,8 +143,10 @@ def main() -> None:
     parser.add_argument("--partitions", type=int, nargs="+", default=PARTITIONS)
     parser.add_argument("--local-epochs", type=float, nargs="+", help="default: that of the estimator")
     parser.add_argument("--outer-momentum", type=float, nargs="+", help="default: that of the estimator")
+    parser.add_argument("--workers", type=int, nargs="+", help="time fits with so many")
     arguments = parser.parse_args()
-    dask.config.set(scheduler="synchronous")
+    if not arguments.workers:
+        dask.config.set(scheduler="synchronous")
     for load, (one, distributed, settings) in SETS.items():
         if load.__name__ not in arguments.sets:
             continue
@@ -123,6 +157,11 @@ def main() -> None:
         data = (X, y, X_test, y_test) if arguments.test else (X[:n], y[:n], X[n:], y[n:])
         if arguments.epochs is not None:
             settings = settings | {"max_iter": arguments.epochs} | ({} if settings else {"target_loss": None})
+        if arguments.workers:
+            settings = settings | dict(n_jobs=1, random_state=0)
+            for n in arguments.partitions:
+                report_times(load.__name__, one(**settings), distributed(**settings), (X, y), n, arguments.workers)
+            continue
         seeds = range(arguments.seeds)
         report(f"{load.__name__}, one machine", [score(one(**settings, random_state=s), data, 0) for s in seeds])
         defaults = distributed()

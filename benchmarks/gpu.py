@@ -27,6 +27,7 @@ from sklearn.exceptions import ConvergenceWarning
 from benchmarks import gpu_torch
 from nbnet import ConvClassifier, MLPClassifier, TextEmbeddingClassifier, random
 from nbnet.cuda.device import devices, why_no_cuda
+from nbnet.epochs import EpochPlan, UpdateRule
 from nbnet.network import Activation, DenseSpec, Loss, Optimizer, build, initialize
 
 EPOCHS = 7  # of an estimator's fit
@@ -291,11 +292,11 @@ def nbnet_epoch(case: Case, X, labels, precision: str):
     session.matmul_precision = precision
     rows = gpu.as_rows(X)
     targets = gpu.as_targets(labels, None, np.ones(len(X)), n_outputs, np.float32)
-    session.prepare(Optimizer.ADAM, case.batch_size, alpha=1e-4)
+    session.prepare(UpdateRule(Optimizer.ADAM, case.batch_size, alpha=1e-4))
     order, rates, nothing = random.permutation(0, 0, len(X)), np.full(case.n_steps, 1e-3), np.zeros(case.n_steps)
 
     def epoch():
-        session.train_epoch(rows, targets, order, rates, nothing, 0)
+        session.train_epoch(rows, targets, EpochPlan(order, rates, nothing, 0))
 
     epoch()  # compiles, and makes the graph
     return epoch
@@ -364,12 +365,14 @@ def team_epoch(n_networks: int, X, labels):
     for seed in range(n_networks):
         params = initialize(network, np.float32, seed)
         sessions.append(small_sessions.Session(network, params, Loss.SOFTMAX_CROSS_ENTROPY))
-        sessions[-1].prepare(Optimizer.ADAM, SMALL.batch_size, alpha=1e-4)
+        sessions[-1].prepare(UpdateRule(Optimizer.ADAM, SMALL.batch_size, alpha=1e-4))
     team = small_sessions.Team(sessions, gpu.as_rows(X), [targets] * n_networks, [len(X)] * n_networks)
     order, rates, nothing = random.permutation(0, 0, len(X)), np.full(SMALL.n_steps, 1e-3), np.zeros(SMALL.n_steps)
 
     def epoch():
-        team.train_epoch({i: each.steps(targets, order, rates, nothing, 0) for i, each in enumerate(sessions)})
+        team.train_epoch(
+            {i: each.steps(targets, EpochPlan(order, rates, nothing, 0)) for i, each in enumerate(sessions)}
+        )
 
     epoch()  # compiles
     return epoch

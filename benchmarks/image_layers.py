@@ -14,6 +14,7 @@ from nbnet.cpu.conv_backward import backward_slice
 from nbnet.cpu.conv_forward import forward_segment
 from nbnet.cpu.conv_net import Span
 from nbnet.cpu.conv_session import ConvSession, as_images, as_targets
+from nbnet.epochs import EpochPlan, UpdateRule
 from nbnet.image_network import ConvSpec, PoolSpec, build_images, initialize_images
 from nbnet.network import ConvAlgorithm, DenseSpec, LayerKind, Loss, Optimizer
 
@@ -61,9 +62,9 @@ def nbnet_calls(case: ConvCase, below: bool):
     session = ConvSession(network, initialize_images(network, np.float32, 0), Loss.SOFTMAX_CROSS_ENTROPY, n_jobs=1)
     X = np.random.default_rng(0).standard_normal((BATCH, *shape)).astype(np.float32)
     targets = as_targets(np.arange(BATCH) % 10, None, np.ones(BATCH), 10, np.float32)
-    session.prepare(Optimizer.ADAM, BATCH)
+    session.prepare(UpdateRule(Optimizer.ADAM, BATCH))
     rows = as_images(X, shape, np.zeros(case.n_in), np.ones(case.n_in), np.float32)
-    session.train_epoch(rows, targets, np.arange(BATCH), np.full(1, 1e-3), np.zeros(1), 0)  # fills all maps
+    session.train_epoch(rows, targets, EpochPlan(np.arange(BATCH), np.full(1, 1e-3), np.zeros(1), 0))  # fills all maps
     net = session._net._replace(scratch=session._net.scratch[0])
     slices, number = session._update.slices, len(first) + 1
 

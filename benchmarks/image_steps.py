@@ -11,6 +11,7 @@ import time
 import numpy as np
 
 from nbnet.cpu.conv_session import ConvSession, as_images, as_targets
+from nbnet.epochs import EpochPlan, UpdateRule
 from nbnet.image_network import ConvSpec, PoolSpec, ResidualSpec, build_images, initialize_images
 from nbnet.network import Activation, DenseSpec, LayerKind, Loss, Optimizer
 
@@ -65,9 +66,9 @@ def nbnet_steps(build, shape, n_threads: int):
     session = ConvSession(network, params, Loss.SOFTMAX_CROSS_ENTROPY, n_jobs=n_threads)
     rows = as_images(X, shape, np.full(shape[2], 128.0), np.full(shape[2], 64.0), np.float32)
     targets = as_targets(y, None, np.ones(n), 10, np.float32)
-    session.prepare(Optimizer.ADAM, BATCH)
+    session.prepare(UpdateRule(Optimizer.ADAM, BATCH))
     order, rates, decays = np.arange(n), np.full(N_BATCHES, 1e-3), np.zeros(N_BATCHES)
-    return lambda: session.train_epoch(rows, targets, order, rates, decays, 0), lambda: session.predict(rows)
+    return lambda: session.train_epoch(rows, targets, EpochPlan(order, rates, decays, 0)), lambda: session.predict(rows)
 
 
 def torch_steps(build, shape, layout):

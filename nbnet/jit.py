@@ -20,13 +20,15 @@ from __future__ import annotations
 
 import copy
 import functools
+import gc
 import hashlib
 import importlib
 import os
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import llvmlite
@@ -64,6 +66,8 @@ def _compile(function: Callable, linked: bool = True, **options) -> Callable:
     dispatcher = numba.njit(nogil=True, error_model="numpy", no_cfunc_wrapper=True, _nrt=False, **options)(function)
     if not JIT_DISABLED:
         dispatcher.compile = functools.partial(_compile_apart, dispatcher, dispatcher.compile, linked)
+        dispatcher.add_overload = functools.partial(_add_overload, dispatcher)
+        dispatcher.entries = set()
         if cache_directory() is not None:
             dispatcher._cache = _KernelCache(dispatcher.py_func)
     return dispatcher
@@ -74,7 +78,16 @@ def _compile(function: Callable, linked: bool = True, **options) -> Callable:
 # Left to itself, Numba copies a callee's code into its caller and optimizes it once more, at each level of a call tree,
 # and compiles a kernel again for each literal among its arguments.
 
+_replaced: list = []  # compiled kernels that others go on calling
 _under_way: list[list] = []  # for each compilation under way, the innermost last: kernels that it calls, and with what
+
+
+def _is_for_kernel() -> bool:
+    """Whether what is compiled now is called by another kernel: it needs no entry for Python, which unpacks arguments.
+
+    Kernels take tuples of many arrays, so that such an entry is often longer than the kernel.
+    """
+    return len(_under_way) > 1
 
 
 def _compile_apart(dispatcher, compile_with_callees: Callable, linked: bool, signature):
@@ -85,15 +98,41 @@ def _compile_apart(dispatcher, compile_with_callees: Callable, linked: bool, sig
         if _under_way and kernel not in _under_way[-1]:
             _under_way[-1].append(kernel)
         if arguments in dispatcher.overloads:
-            return dispatcher.overloads[arguments].entry_point
+            if _under_way or arguments in dispatcher.entries:
+                return dispatcher.overloads[arguments].entry_point
+            _replaced.append(dispatcher.overloads.pop(arguments))
         _under_way.append([])
         try:
-            entry_point = compile_with_callees(arguments)
+            dispatcher.targetoptions["no_cpython_wrapper"] = _is_for_kernel()
+            with _rare_garbage_collection():
+                entry_point = compile_with_callees(arguments)
         finally:
             _under_way.pop()
         if linked:
             _call_by_address(dispatcher, dispatcher.overloads[arguments], _symbol(*kernel))
         return entry_point
+
+
+@contextmanager
+def _rare_garbage_collection() -> Iterator[None]:
+    """Numba makes many objects that refer to each other; searching them again and again took 12 % of the time."""
+    before = gc.get_threshold()
+    if before[0]:  # the user may have switched it off
+        gc.set_threshold(max(before[0], 100_000), *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+
+
+def _add_overload(dispatcher, compiled) -> None:
+    """`dispatcher.add_overload`; Python does not find what has no entry for it."""
+    arguments = tuple(compiled.signature.args)
+    if _is_for_kernel():
+        dispatcher.overloads[arguments] = compiled
+    else:
+        type(dispatcher).add_overload(dispatcher, compiled)
+        dispatcher.entries.add(arguments)
 
 
 def _call_by_address(dispatcher, compiled, symbol: str) -> None:
@@ -214,7 +253,8 @@ class _FolderCacheFile(caching.IndexDataCacheFile):
 
     def load(self, key):
         try:
-            return super().load(key)
+            found = super().load(key)
+            return super().load((*key[:-1], False)) if found is None and key[-1] else found
         except Exception:  # a damaged file is the same as none: it is written anew
             return None
 
@@ -242,6 +282,10 @@ class _KernelCache(caching.FunctionCache):
             filename_base=self._impl.filename_base,
             source_stamp=self._impl.locator.get_source_stamp(),
         )
+
+    def _index_key(self, sig, codegen):
+        """With an entry for Python a kernel is another code, which a caller can use as well."""
+        return (*super()._index_key(sig, codegen), _is_for_kernel())
 
     def save_overload(self, sig, data) -> None:
         try:

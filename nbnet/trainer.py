@@ -20,6 +20,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from . import random
 from .checkpoints import Checkpoint, Saved
+from .epochs import EpochPlan, UpdateRule
 from .network import Optimizer, aligned_zeros
 from .progress import EpochRecord, Progress
 from .schedules import SMALLEST_ADAPTIVE_RATE, LearningRate, ends_at_max_iter
@@ -237,15 +238,6 @@ class OptimizerState(NamedTuple):
     n_reductions: int = 0
 
 
-class EpochPlan(NamedTuple):
-    """What a session is to do in an epoch; the last arguments of its `train_epoch`."""
-
-    order: np.ndarray
-    rates: np.ndarray
-    decays: np.ndarray
-    step0: int
-
-
 class EpochHooks:
     """Called around each epoch; this one does nothing. `nbnet.estimators.callbacks` has one for scikit-learn's."""
 
@@ -385,16 +377,18 @@ class StochasticTraining:
         self.state = state if resumed else OptimizerState(settings.solver)
         self.epochs_before = len(progress.loss_curve)  # with one seed, shuffles go on where the last call ended
         session.prepare(
-            Optimizer[settings.solver.upper()],
-            self.batch_size,
-            momentum=settings.momentum,
-            nesterov=settings.nesterovs_momentum,
-            beta_1=settings.beta_1,
-            beta_2=settings.beta_2,
-            epsilon=settings.epsilon,
-            alpha=settings.alpha,
-            max_grad_norm=settings.max_grad_norm,
-            seed=seed,
+            UpdateRule(
+                Optimizer[settings.solver.upper()],
+                self.batch_size,
+                momentum=settings.momentum,
+                nesterov=settings.nesterovs_momentum,
+                beta_1=settings.beta_1,
+                beta_2=settings.beta_2,
+                epsilon=settings.epsilon,
+                alpha=settings.alpha,
+                max_grad_norm=settings.max_grad_norm or 0.0,
+                seed=seed,
+            )
         )
         if resumed:
             session.moments[: self.state.moments.size] = self.state.moments  # new tokens have theirs behind
@@ -461,8 +455,8 @@ class StochasticTraining:
         """Train and validate one epoch and record it; False where it is not finite."""
         started = perf_counter()
         plan = self.plan_epoch()
-        result = self.session.train_epoch(self.data.rows, self.data.targets, *plan)
-        return self.record_epoch(plan, float(result.loss), started)
+        loss = self.session.train_epoch(self.data.rows, self.data.targets, plan)
+        return self.record_epoch(plan, loss, started)
 
     def plan_epoch(self) -> EpochPlan:
         """The next epoch's rows in order and step sizes."""

@@ -174,9 +174,9 @@ def test_rows_that_a_partition_does_not_have_stay_at_home(data, monkeypatch):
 def test_learning_rates_go_on_from_round_to_round(data, monkeypatch, local_epochs):
     seen, original = [], TextSession.train_epoch
 
-    def watched(self, rows, targets, order, rates, decays, step0):
-        seen.append(rates)
-        return original(self, rows, targets, order, rates, decays, step0)
+    def watched(self, rows, targets, plan):
+        seen.append(plan.rates)
+        return original(self, rows, targets, plan)
 
     monkeypatch.setattr(TextSession, "train_epoch", watched)
     texts, labels = data[0][:20], data[1][:20]

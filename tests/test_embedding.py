@@ -5,6 +5,7 @@ import pytest
 
 from nbnet.cpu.text_session import TextSession, as_targets, as_texts, initialize_table
 from nbnet.cpu.tokens import Documents
+from nbnet.epochs import EpochPlan, UpdateRule
 from nbnet.network import (
     ACTIVATION_CODES,
     DenseSpec,
@@ -126,7 +127,7 @@ def test_training(pooling, solver, hidden, loss):
     session = make_session(pooling, dim, hidden, n_outputs, loss, **options)
     model, texts = model_of(session), as_texts(documents)
     targets, target = targets_of(loss, n, n_outputs)
-    session.prepare(Optimizer[solver.upper()], batch_size, momentum=0.0)
+    session.prepare(UpdateRule(Optimizer[solver.upper()], batch_size, momentum=0.0))
     dense = ["weights", "biases"]
     if solver == "adam":
         state = {"rows": (np.zeros((N_ROWS, dim)), np.zeros((N_ROWS, dim))), "query": [0.0, 0.0]}
@@ -171,8 +172,8 @@ def test_training(pooling, solver, hidden, loss):
             model |= {"rows": rows, "query": query}
         n_batches = len(expected)
         rates, zeros = np.full(n_batches, rate), np.zeros(n_batches)
-        result = session.train_epoch(texts, targets, order, rates, zeros, epoch * n_batches)
-        assert result.loss == pytest.approx(np.concatenate(expected).mean(), abs=1e-10)
+        result = session.train_epoch(texts, targets, EpochPlan(order, rates, zeros, epoch * n_batches))
+        assert result == pytest.approx(np.concatenate(expected).mean(), abs=1e-10)
         for name, values in model_of(session).items():
             for found, wanted in zip(np.atleast_1d(values) if name == "rows" else values, model[name], strict=True):
                 np.testing.assert_allclose(found, wanted, atol=1e-11, err_msg=name)
@@ -185,13 +186,13 @@ def test_gradients_with_dropout_are_central_differences(pooling):
     _, documents = random_documents(n)
     session = make_session(pooling, dim, [4], 3, Loss.SOFTMAX_CROSS_ENTROPY, dropout=0.4)
     targets, _ = targets_of(Loss.SOFTMAX_CROSS_ENTROPY, n, 3)
-    session.prepare(Optimizer.SGD, n, momentum=0.0, seed=2)
+    session.prepare(UpdateRule(Optimizer.SGD, n, momentum=0.0, seed=2))
     start, texts = session.params.copy(), as_texts(documents)
 
     def loss_at(params, rate=0.0):
         session.params[:] = params
         one = np.ones(1)
-        return session.train_epoch(texts, targets, np.arange(n), rate * one, 0 * one, 0).loss
+        return session.train_epoch(texts, targets, EpochPlan(np.arange(n), rate * one, 0 * one, 0))
 
     loss_at(start, rate=1.0)
     gradient = start - session.params
@@ -213,9 +214,11 @@ def test_same_bits_for_any_number_of_workers(pooling, solver, hidden, dropout):
     results = []
     for n_jobs in (1, 2, 3, 8):
         session = make_session(pooling, 71, hidden, 5, Loss.SOFTMAX_CROSS_ENTROPY, np.float32, n_jobs, dropout)
-        session.prepare(solver, 17, momentum=0.5, seed=4)
+        session.prepare(UpdateRule(solver, 17, momentum=0.5, seed=4))
         for epoch in range(2):
-            session.train_epoch(as_texts(documents), targets, np.arange(40), np.full(3, 0.1), np.zeros(3), 3 * epoch)
+            session.train_epoch(
+                as_texts(documents), targets, EpochPlan(np.arange(40), np.full(3, 0.1), np.zeros(3), 3 * epoch)
+            )
         results.append((session.params, session.moments, session.predict(as_texts(documents))))
     for result in results[1:]:
         for first, other in zip(results[0], result, strict=True):
@@ -238,8 +241,8 @@ def test_frozen():
     targets, _ = targets_of(Loss.SOFTMAX_CROSS_ENTROPY, 20, 3)
     session = make_session("mean", 5, [], 3, Loss.SOFTMAX_CROSS_ENTROPY, frozen=True)
     before = model_of(session)
-    session.prepare(Optimizer.ADAGRAD, 8)
-    session.train_epoch(as_texts(documents), targets, np.arange(20), np.full(3, 0.1), np.zeros(3), 0)
+    session.prepare(UpdateRule(Optimizer.ADAGRAD, 8))
+    session.train_epoch(as_texts(documents), targets, EpochPlan(np.arange(20), np.full(3, 0.1), np.zeros(3), 0))
     after = model_of(session)
     np.testing.assert_array_equal(before["rows"], after["rows"])
     assert (before["weights"][0] != after["weights"][0]).any()

@@ -171,6 +171,19 @@ def test_a_kernel_is_compiled_once_and_linked(tmp_path):
 
 
 @needs_jit
+@pytest.mark.parametrize("names", [["add_twice", "add", "add_twice"], ["add", "add_twice", "add"]])
+def test_python_calls_what_was_compiled_for_a_kernel(tmp_path, names):
+    """Such a kernel has no entry for Python, and gets one when it needs it; with an empty cache and with a full one."""
+    (tmp_path / "module.py").write_text(textwrap.dedent(MODULE))
+    environment = dict(NBNET_CACHE_DIR=str(tmp_path), PYTHONPATH=str(tmp_path))
+    calls = "".join(f"module.{name}(x, 2)\nprint(x[0])\n" for name in names)
+    for some in (calls, calls, calls.splitlines()[0] + "\nprint(x[0])"):
+        printed = run("import numpy as np, module\nx = np.zeros(1)\n" + some, **environment).stdout.split()
+        sums = np.cumsum([{"add_twice": 3.0, "add": 2.0}[name] for name in names])
+        assert list(map(float, printed)) == sums[: len(printed)].tolist()
+
+
+@needs_jit
 def test_a_full_disk_is_no_error(monkeypatch):
     def save(self, key, data):
         raise OSError("No space left on device")

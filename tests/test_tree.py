@@ -8,6 +8,7 @@ import pytest
 from nbnet.cpu.text_session import as_targets, as_texts, initialize_table
 from nbnet.cpu.tree import huffman_tree
 from nbnet.cpu.tree_session import TreeSession
+from nbnet.epochs import EpochPlan, UpdateRule
 from nbnet.network import (
     ACTIVATION_CODES,
     DenseSpec,
@@ -118,9 +119,9 @@ def test_training(pooling, solver, hidden):
     indicator = rng.random((n, 5)) < 0.4
     starts = np.append(0, np.cumsum(indicator.sum(axis=1)))
     targets = as_targets(np.nonzero(indicator)[1], None, np.ones(n), 5, np.float64, starts)
-    session.prepare(Optimizer[solver.upper()], batch_size, momentum=0.0)
+    session.prepare(UpdateRule(Optimizer[solver.upper()], batch_size, momentum=0.0))
     order = rng.permutation(n)
-    result = session.train_epoch(as_texts(documents), targets, order, np.full(3, rate), np.zeros(3), 0)
+    result = session.train_epoch(as_texts(documents), targets, EpochPlan(order, np.full(3, rate), np.zeros(3), 0))
 
     ones, counts = np.ones(N_ROWS), np.arange(256.0)
     start = 1e-3 if solver == "adagrad" else 0.0
@@ -176,7 +177,7 @@ def test_training(pooling, solver, hidden):
             model["units"][unit] = step(model["units"][unit], g, state["units"][unit], t)
         for name, layer_grads in (("weights", grad_weights), ("biases", grad_biases)):
             model[name] = [step(w, g, s, t) for w, g, s in zip(model[name], layer_grads, state[name], strict=True)]
-    assert result.loss == pytest.approx(np.mean(losses), abs=1e-10)
+    assert result == pytest.approx(np.mean(losses), abs=1e-10)
     for name, values in model_of(session).items():
         for found, wanted in zip(values, model[name], strict=True):
             np.testing.assert_allclose(found, wanted, atol=1e-11, err_msg=name)
@@ -193,9 +194,11 @@ def test_same_bits_for_any_number_of_workers(pooling, hidden):
     results = []
     for n_jobs in (1, 2, 3, 8):
         session = make_session(pooling, 40, hidden, np.arange(1, 10), np.float32, n_jobs, dropout=0.2)
-        session.prepare(Optimizer.ADAGRAD, 17, seed=4)
+        session.prepare(UpdateRule(Optimizer.ADAGRAD, 17, seed=4))
         for epoch in range(2):
-            session.train_epoch(as_texts(documents), targets, np.arange(40), np.full(3, 0.1), np.zeros(3), 3 * epoch)
+            session.train_epoch(
+                as_texts(documents), targets, EpochPlan(np.arange(40), np.full(3, 0.1), np.zeros(3), 3 * epoch)
+            )
         results.append((session.params, session.moments, session.predict(as_texts(documents))))
     for result in results[1:]:
         for first, other in zip(results[0], result, strict=True):

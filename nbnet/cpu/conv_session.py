@@ -230,8 +230,8 @@ class ConvSession(Session):
 
     def _n_slices(self, n_weights: int) -> int:
         """Parts of a batch, by its size and the network's shape only: many, but they must not outweigh the maps."""
-        of_maps = self.batch_size * self.image_network.image_width // (8 * max(1, n_weights))
-        return max(1, min(MAX_SLICES, self.batch_size // SLICE_IMAGES, max(2, of_maps)))
+        of_maps = self.update.batch_size * self.image_network.image_width // (8 * max(1, n_weights))
+        return max(1, min(MAX_SLICES, self.update.batch_size // SLICE_IMAGES, max(2, of_maps)))
 
 
 def _matrix(n_rows: int, width: int, dtype) -> np.ndarray:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
-from scipy.special import xlogy
 
+from ..epochs import ADAGRAD_START, EpochPlan, EpochSteps, UpdateRule, loss_constants, loss_divisor
 from ..network import Loss, Network, Optimizer, aligned_zeros, round_up, weight_of
 from . import walk
 from .dense import GRADIENT_ROWS, PACKED_COLUMNS
@@ -18,7 +16,6 @@ from .workers import WORTHWHILE_FLOP, Workers, choose_n_workers
 FLOP_A_CALL = 4e9  # a kernel returns to Python about every 0.1 s, so that Ctrl-C is heard
 UPDATE_FLOP = 50.0  # what updating one parameter is worth: an update waits for memory
 FULL_ROWS = 1024  # rows at a time in `Session.loss_and_gradient`
-ADAGRAD_START = 1e-3  # the sum of squares before the first step; from zero, the first steps are as long as the rate
 PIECES = 64  # elements of a worker's scratch: two vectors of the widest
 
 
@@ -77,12 +74,6 @@ def as_targets(labels, values, weights, n_outputs: int, dtype, label_starts=None
     )
 
 
-class EpochResult(NamedTuple):
-    """What an epoch reports."""
-
-    loss: float  # mean over rows of the batch's mean loss, the L2 penalty included: scikit-learn's `loss_`
-
-
 class Session:
     """One network's parameters in use: training, gradients, losses, predictions.
 
@@ -124,88 +115,50 @@ class Session:
 
     # ---------------------------------------------------------------- training
 
-    def prepare(
-        self,
-        optimizer: Optimizer,
-        batch_size: int,
-        *,
-        momentum: float = 0.9,
-        nesterov: bool = True,
-        beta_1: float = 0.9,
-        beta_2: float = 0.999,
-        epsilon: float = 1e-8,
-        alpha: float = 0.0,
-        max_grad_norm: float | None = None,
-        seed: int = 0,
-    ) -> None:
-        """Sets the update rule, with moments of zero, and makes room for batches of `batch_size` rows."""
-        self.optimizer = Optimizer(optimizer)
-        self.batch_size = int(batch_size)
-        self.alpha = float(alpha)
-        self.beta_1, self.beta_2 = float(beta_1), float(beta_2)
+    def prepare(self, update: UpdateRule) -> None:
+        """Sets the rule of the steps, with moments of zero, and makes room for its batches."""
+        self.update = update
         self.moments = aligned_zeros(2 * self.network.n_params, self.params.dtype)
-        if self.optimizer == Optimizer.ADAGRAD:
+        if update.is_adagrad:
             self.moments[: self.network.n_params] = ADAGRAD_START
-        flop = 3.0 * self._flop_a_row * batch_size
+        flop = 3.0 * self._flop_a_row * update.batch_size
         self.n_workers = choose_n_workers(self.n_jobs, min(flop, self.most_useful_workers * WORTHWHILE_FLOP))
         self._grads = aligned_zeros(self.network.n_params, self.params.dtype)
-        self._work = self._workspace(batch_size, self.n_workers)
+        self._work = self._workspace(update.batch_size, self.n_workers)
         self._rule = self._make_rule(
-            optimizer=int(self.optimizer),
-            momentum=float(momentum),
-            nesterov=bool(nesterov),
-            gap_1=1.0 - self.beta_1,
-            gap_2=1.0 - self.beta_2,
-            epsilon=float(epsilon),
-            max_grad_norm=0.0 if max_grad_norm is None else float(max_grad_norm),
-            seed=np.uint64(seed),
+            optimizer=int(update.optimizer),
+            momentum=float(update.momentum),
+            nesterov=bool(update.nesterov),
+            gap_1=1.0 - float(update.beta_1),
+            gap_2=1.0 - float(update.beta_2),
+            epsilon=float(update.epsilon),
+            max_grad_norm=float(update.max_grad_norm),
+            seed=np.uint64(update.seed),
         )
 
-    def train_epoch(
-        self, rows: Rows, targets: Targets, order: np.ndarray, rates: np.ndarray, decays: np.ndarray, step0: int
-    ) -> EpochResult:
-        """One pass over the rows `order`, in batches of the prepared size.
-
-        Parameters
-        ----------
-        rows : Rows
-        targets : Targets
-        order : int64 (n,)
-            Row numbers; batch b is ``order[b * batch_size : (b + 1) * batch_size]``.
-        rates, decays : float64 (n_batches,)
-            Learning rate, and decoupled weight decay, of each step.
-        step0 : int
-            Steps made before this epoch.
+    def train_epoch(self, rows: Rows, targets: Targets, plan: EpochPlan) -> float:
+        """One pass over the rows of a plan; returns their mean loss, see `EpochSteps.mean_loss`.
 
         Raises
         ------
         KeyboardInterrupt
             Within about 0.1 s; the parameters are those after the last whole batch.
         """
-        starts = np.arange(0, order.size, self.batch_size)
-        sizes = np.minimum(self.batch_size, order.size - starts)
-        ordered_weights = targets.weights[order].astype(np.float64)
-        weight_sums = np.add.reduceat(ordered_weights, starts)
-        means = np.divide(1.0, weight_sums, out=np.zeros_like(weight_sums), where=weight_sums > 0)
-        scales = np.ones_like(means) if self.sums_gradients else means
-        steps = step0 + 1.0 + np.arange(starts.size)
-        rates = np.asarray(rates, np.float64)
-        if self.optimizer in (Optimizer.ADAM, Optimizer.ADAMW):
-            rates = rates * np.sqrt(1.0 - self.beta_2**steps) / (1.0 - self.beta_1**steps)
-        alpha = 0.0 if self.optimizer == Optimizer.ADAMW else self.alpha
-        decays = np.ascontiguousarray(decays, np.float64)
-        record = self._record(order.size, starts.size)
-        flop_a_step = 3.0 * self._flop_a_row * self.batch_size + UPDATE_FLOP * self.network.n_params
+        steps, batch_size = EpochSteps(self.update, plan, targets.weights, self.sums_gradients), self.update.batch_size
+        n, n_steps = steps.order.size, steps.starts.size
+        record = self._record(n, n_steps)
+        flop_a_step = 3.0 * self._flop_a_row * batch_size + UPDATE_FLOP * self.network.n_params
         chunk = max(1, int(FLOP_A_CALL / flop_a_step))
+        sizes = steps.rates, steps.l2, steps.decays, steps.scales
         with Workers(self.n_workers) as workers:
-            for first in range(0, starts.size, chunk):
-                last = min(first + chunk, starts.size)
-                plan = Plan(order, rates, alpha * scales, decays, scales, self.batch_size, first, last, step0)
-                self._run_steps(workers, rows, targets, plan, record)
+            for first in range(0, n_steps, chunk):
+                last = min(first + chunk, n_steps)
+                self._run_steps(
+                    workers, rows, targets, Plan(steps.order, *sizes, batch_size, first, last, steps.step0), record
+                )
         with np.errstate(all="ignore"):  # where training diverges, the trainer says so
-            losses = self._row_losses(record, targets, order) * ordered_weights
-            batch_losses = np.add.reduceat(losses, starts) * means + 0.5 * alpha * record.penalties * means
-        return EpochResult(float(np.sum(batch_losses * sizes) / order.size))
+            sums = steps.sums(self._row_losses(record, targets, steps.order))
+        return steps.mean_loss(sums, record.penalties)
 
     def _run_steps(self, workers: Workers, rows, targets: Targets, plan: Plan, record: LossRecord) -> None:
         """The compiled epoch."""
@@ -342,15 +295,6 @@ class Session:
         return rule._replace(**changes)
 
     def _row_losses(self, record: LossRecord, targets: Targets, order) -> np.ndarray:
-        """Loss of each row; order picks the rows of `targets` that `record` is about.
-
-        As in scikit-learn, the squared error is averaged over outputs, and Poisson's loss is zero where the
-        prediction is exact.
-        """
-        losses = np.log(record.sums) + record.gaps
-        if self.loss == Loss.SQUARED_ERROR:
-            return losses / self.n_outputs
-        if self.loss == Loss.POISSON:
-            values = targets.values[order]
-            return losses + (xlogy(values, values) - values).sum(axis=1)
-        return losses
+        """Loss of each row; order picks the rows of `targets` that `record` is about."""
+        losses = (np.log(record.sums) + record.gaps) / loss_divisor(self.loss, self.n_outputs)
+        return losses + loss_constants(self.loss, targets, order)

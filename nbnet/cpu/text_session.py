@@ -9,10 +9,11 @@ from typing import NamedTuple
 import numpy as np
 
 from .. import random
-from ..network import Network, Optimizer, Pooling, above, aligned_zeros, round_up, table_split
+from ..epochs import ADAGRAD_START, EpochPlan, UpdateRule
+from ..network import Network, Pooling, above, aligned_zeros, round_up, table_split
 from . import linear_text, text_walk, walk
 from .embedding import Bags, BagSpace, Blocks, Embedding
-from .session import ADAGRAD_START, Session, as_rows, as_targets
+from .session import Session, as_rows, as_targets
 from .simd import VECTOR_WIDTH
 from .tokens import Documents
 from .tree import Tree, huffman_tree
@@ -150,32 +151,29 @@ class TextSession(Session):
         self.params[n_above:].view(np.uint16)[UPPER_HALF::2] = snapshot[1]
         return None
 
-    def prepare(self, optimizer: Optimizer, batch_size: int, **settings) -> None:
+    def prepare(self, update: UpdateRule) -> None:
         """As `Session.prepare`; `moments` holds those of the layers above, then those of each row of the table."""
-        super().prepare(optimizer, batch_size, **settings)
-        is_adagrad, is_adam = self.optimizer == Optimizer.ADAGRAD, self.optimizer in (Optimizer.ADAM, Optimizer.ADAMW)
-        width = 1 if is_adagrad else 2 * self.stride if is_adam else 0
+        super().prepare(update)
+        width = 1 if update.is_adagrad else 2 * self.stride if update.is_adam else 0
         self._n_moments_above = self.moments.size
-        of_rows = np.full(self.n_table_rows * width, ADAGRAD_START if is_adagrad else 0.0, self.params.dtype)
+        of_rows = np.full(self.n_table_rows * width, ADAGRAD_START if update.is_adagrad else 0.0, self.params.dtype)
         self.moments = np.concatenate([self.moments, of_rows])
 
-    def train_epoch(self, rows: Texts, targets, order, rates, decays, step0):
+    def train_epoch(self, rows: Texts, targets, plan: EpochPlan) -> float:
         """As `Session.train_epoch`."""
-        lengths = np.diff(rows.documents.starts)
-        largest = (
-            np.partition(lengths, -self.batch_size)[-self.batch_size :] if lengths.size > self.batch_size else lengths
-        )
+        lengths, n = np.diff(rows.documents.starts), self.update.batch_size
+        largest = np.partition(lengths, -n)[-n:] if lengths.size > n else lengths
         self._space = self._bag_space(int(largest.sum()), self._work.capacity, self.n_workers, training=True)
         self._mean_length = max(1.0, float(lengths.mean()))
         of_rows = self.moments[self._n_moments_above :]
-        if self.optimizer == Optimizer.ADAGRAD:
+        if self.update.is_adagrad:
             self._squares = np.tile(of_rows, (self.n_workers, 1)) if self.n_workers > 1 else of_rows.reshape(1, -1)
         if self.sample_labels and targets.label_starts.size > 0 and targets.labels.size > 0:
-            targets = self._one_label_each(targets, step0)
+            targets = self._one_label_each(targets, plan.step0)
         try:
-            return super().train_epoch(rows, targets, order, rates, decays, step0)
+            return super().train_epoch(rows, targets, plan)
         finally:
-            if self.optimizer == Optimizer.ADAGRAD:
+            if self.update.is_adagrad:
                 of_rows[:] = self._squares[0]
 
     def _one_label_each(self, targets: Targets, step0: int) -> Targets:
@@ -206,7 +204,7 @@ class TextSession(Session):
         workers.run(kernel, model, lowest, bags, data, self._work, plan, self._rule, record)
 
     def _training_bags(self, rows: Texts) -> Bags:
-        is_adagrad = self.optimizer == Optimizer.ADAGRAD
+        is_adagrad = self.update.is_adagrad
         squares = self._squares if is_adagrad else np.zeros((self.n_workers, 0), self.params.dtype)
         moments = self._none if is_adagrad else self.moments[self._n_moments_above :]
         return Bags(rows.documents, self._embedding(squares, moments), self._space)
@@ -323,7 +321,7 @@ class TextSession(Session):
     def _bag_space(self, n_tokens: int, capacity: int, n_workers: int, *, training: bool) -> BagSpace:
         dtype = self.params.dtype
         n_tokens = round_up(n_tokens + 1, 2 * VECTOR_WIDTH)
-        slots = training and self.optimizer in (Optimizer.ADAM, Optimizer.ADAMW)
+        slots = training and self.update.is_adam
         attention = self.pooling == Pooling.ATTENTION
         columns = training and self.pooling in (Pooling.MAX, Pooling.ATTENTION)
 

@@ -39,7 +39,7 @@ class TreeSession(TextSession):
     def _run_steps(self, workers: Workers, rows: Texts, targets: Targets, plan: Plan, record: LossRecord) -> None:
         model = self._model(self._grads, self.moments[: self._n_moments_above])
         data = Data(self._no_rows._replace(n_rows=rows.n_rows), targets)
-        ends = self.below, self._top_of(targets, self.batch_size, self.n_workers)
+        ends = self.below, self._top_of(targets, self.update.batch_size, self.n_workers)
         bags = self._training_bags(rows)
         workers.run(tree_walk.train_epoch, model, ends, bags, data, self._work, plan, self._rule, record)
 

@@ -25,7 +25,7 @@ from .gathered import Gathered, Layout
 from .jit import cuda, cuda_kernel, device_function
 from .launch import n_processors
 from .pooling import deliver_four
-from .product import End, Tile, multiply_tile, n_blocks
+from .product import End, Tile, finish_tile, multiply_tile, n_blocks
 from .reductions import BLOCK
 
 # Convolutions have many rows and few columns: a larger tile would need more registers than two blocks may have. In
@@ -74,12 +74,8 @@ class Shape(NamedTuple):
 def _product_kernel(dtype, tile, a_layout, b_layout, end, sliced):
     """A kernel: each block multiplies its tile, over its slice of the terms if `sliced`; `end` takes four sums of a row
     at a time."""
-    multiply = multiply_tile(dtype, tile, a_layout, b_layout)
-    own, n_own = tile.own, tile.own**2
-    patches, across = tile.own // 4, tile.columns // tile.own
-    rows_apart, columns_apart = tile.rows // patches, tile.columns // patches
-    tile_rows, tile_columns = tile.rows, tile.columns
-    store, revisit, revisits = end.store, end.revisit, end.revisits
+    multiply, finish = multiply_tile(dtype, tile, a_layout, b_layout), finish_tile(tile, end)
+    n_own, tile_rows, tile_columns = tile.own**2, tile.rows, tile.columns
 
     @device_function
     def slice_of(operand, first):
@@ -101,23 +97,7 @@ def _product_kernel(dtype, tile, a_layout, b_layout, end, sliced):
             sizes = shape.n_rows, shape.n_columns, shape.n_terms
             multiply(total, a, b, sizes, first_row, first_column)
             into = out
-        thread = uint32(cuda.threadIdx.x)
-        own_row = uint32(first_row + uint32(thread // uint32(across)) * uint32(4))
-        own_column = uint32(first_column + uint32(thread % uint32(across)) * uint32(4))
-        for h in range(patches):
-            column = uint32(own_column + uint32(h * columns_apart))
-            for i in range(own):
-                row = uint32(own_row + uint32((i // 4) * rows_apart + i % 4))
-                if row < shape.n_rows and column < shape.n_stored:
-                    e = i * own + h * 4
-                    store(into, sizes, row, column, total[e], total[e + 1], total[e + 2], total[e + 3])
-        if revisits:
-            for h in range(patches):
-                column = uint32(own_column + uint32(h * columns_apart))
-                for i in range(own):
-                    row = uint32(own_row + uint32((i // 4) * rows_apart + i % 4))
-                    if row < shape.n_rows and column < shape.n_stored:
-                        revisit(into, sizes, row, column)
+        finish(total, into, sizes, first_row, first_column, shape.n_stored)
 
     return convolution
 

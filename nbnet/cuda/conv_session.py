@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..cpu.conv_session import channel_statistics
+from ..epochs import UpdateRule
 from ..image_network import ImageNetwork
 from ..network import NONE, LayerKind, Loss, round_up
 from . import conv_walk
@@ -95,9 +96,9 @@ class ConvSession(Session):
         """Batch norm's running statistics: the end of `params`."""
         return self.params[self.image_network.state_start :]
 
-    def prepare(self, optimizer, batch_size: int, **options) -> None:
+    def prepare(self, update: UpdateRule) -> None:
         """As `Session.prepare`."""
-        super().prepare(optimizer, batch_size, **options)
+        super().prepare(update)
         self._is_weight = flags_of_weights(self.image_network)
 
     def loss_and_gradient(self, rows: Rows, targets, alpha: float):

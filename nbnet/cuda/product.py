@@ -224,14 +224,42 @@ def _multiply_range(dtype, tile, a_along_k, b_along_k):
 
 
 @functools.cache
+def finish_tile(tile, end):
+    """A device function: `end` takes the sums of the block's tile, which begins at `row` and `column` of `n_stored`
+    columns, four of a row at a time."""
+    own = tile.own
+    patches, across = own // 4, tile.columns // own
+    rows_apart, columns_apart = tile.rows // patches, tile.columns // patches
+    store, revisit, revisits = end.store, end.revisit, end.revisits
+
+    @device_function
+    def finish(total, out, sizes, row, column, n_stored):
+        thread = uint32(cuda.threadIdx.x)
+        first_row = uint32(row + uint32(thread // uint32(across)) * uint32(4))
+        first_column = uint32(column + uint32(thread % uint32(across)) * uint32(4))
+        for h in range(patches):
+            at_column = uint32(first_column + uint32(h * columns_apart))
+            for i in range(own):
+                at_row = uint32(first_row + uint32((i // 4) * rows_apart + i % 4))
+                if at_row < sizes[0] and at_column < n_stored:
+                    e = i * own + h * 4
+                    store(out, sizes, at_row, at_column, total[e], total[e + 1], total[e + 2], total[e + 3])
+        if revisits:
+            for h in range(patches):
+                at_column = uint32(first_column + uint32(h * columns_apart))
+                for i in range(own):
+                    at_row = uint32(first_row + uint32((i // 4) * rows_apart + i % 4))
+                    if at_row < sizes[0] and at_column < n_stored:
+                        revisit(out, sizes, at_row, at_column)
+
+    return finish
+
+
+@functools.cache
 def _product_kernel(dtype, tile, a_along_k, b_along_k, end):
     """A kernel: each block multiplies its tile; `end` takes four sums of a row at a time."""
-    multiply = multiply_tile(dtype, tile, a_along_k, b_along_k)
-    own, n_own = tile.own, tile.own**2
-    patches, across = tile.own // 4, tile.columns // tile.own
-    rows_apart, columns_apart = tile.rows // patches, tile.columns // patches
-    tile_rows, tile_columns = tile.rows, tile.columns
-    store, revisit, revisits = end.store, end.revisit, end.revisits
+    multiply, finish = multiply_tile(dtype, tile, a_along_k, b_along_k), finish_tile(tile, end)
+    n_own, tile_rows, tile_columns = tile.own**2, tile.rows, tile.columns
 
     # With 128 registers a thread, two blocks of the largest tile fit; before Hopper, that many do not suffice.
     blocks = 2 if tile.own == 8 and compute_capability() >= (9, 0) else 1
@@ -242,23 +270,7 @@ def _product_kernel(dtype, tile, a_along_k, b_along_k, end):
         first_row = uint32(cuda.blockIdx.y) * uint32(tile_rows)
         first_column = uint32(cuda.blockIdx.x) * uint32(tile_columns)
         multiply(total, a, b, sizes, first_row, first_column)
-        thread = uint32(cuda.threadIdx.x)
-        own_row = uint32(first_row + uint32(thread // uint32(across)) * uint32(4))
-        own_column = uint32(first_column + uint32(thread % uint32(across)) * uint32(4))
-        for h in range(patches):
-            column = uint32(own_column + uint32(h * columns_apart))
-            for i in range(own):
-                row = uint32(own_row + uint32((i // 4) * rows_apart + i % 4))
-                if row < sizes[0] and column < out.y.stride:
-                    e = i * own + h * 4
-                    store(out, sizes, row, column, total[e], total[e + 1], total[e + 2], total[e + 3])
-        if revisits:
-            for h in range(patches):
-                column = uint32(own_column + uint32(h * columns_apart))
-                for i in range(own):
-                    row = uint32(own_row + uint32((i // 4) * rows_apart + i % 4))
-                    if row < sizes[0] and column < out.y.stride:
-                        revisit(out, sizes, row, column)
+        finish(total, out, sizes, first_row, first_column, out.y.stride)
 
     return product
 
@@ -316,14 +328,16 @@ def choose_parts(tile: Tile, sizes) -> tuple[int, int]:
     return n_blocks(n_terms, terms), terms
 
 
+@device_function
+def _store_part(part, sizes, row, column, v0, v1, v2, v3):
+    store4(part.data, uint32(part.start + row * part.stride + column), v0, v1, v2, v3)
+
+
 @functools.cache
 def _part_kernel(dtype, tile, a_along_k, b_along_k):
     """A kernel: each block multiplies its tile over the terms of one part; parts lie below each other in `parts`."""
-    multiply_range = _multiply_range(dtype, tile, a_along_k, b_along_k)
-    own, n_own = tile.own, tile.own**2
-    patches, across = tile.own // 4, tile.columns // tile.own
-    rows_apart, columns_apart = tile.rows // patches, tile.columns // patches
-    tile_rows, tile_columns = tile.rows, tile.columns
+    multiply_range, finish = _multiply_range(dtype, tile, a_along_k, b_along_k), finish_tile(tile, End(_store_part))
+    n_own, tile_rows, tile_columns = tile.own**2, tile.rows, tile.columns
 
     @cuda_kernel(tile.threads)
     def product_part(a, b, parts, sizes):
@@ -335,18 +349,11 @@ def _part_kernel(dtype, tile, a_along_k, b_along_k):
         first_column = uint32(uint32(block) * uint32(tile_columns))
         first = uint32(uint32(part) * terms)
         stop = min(n_terms, uint32(first + terms))
-        multiply_range(total, a, b, (n_rows, n_columns, n_terms), first_row, first_column, first, stop)
-        thread = uint32(cuda.threadIdx.x)
-        own_row = uint32(first_row + uint32(thread // uint32(across)) * uint32(4))
-        own_column = uint32(first_column + uint32(thread % uint32(across)) * uint32(4))
+        part_sizes = n_rows, n_columns, n_terms
+        multiply_range(total, a, b, part_sizes, first_row, first_column, first, stop)
         start = uint32(parts.start + uint32(uint32(part) * n_rows) * parts.stride)
-        for h in range(patches):
-            column = uint32(own_column + uint32(h * columns_apart))
-            for i in range(own):
-                row = uint32(own_row + uint32((i // 4) * rows_apart + i % 4))
-                if row < n_rows and column < parts.stride:
-                    e, at = i * own + h * 4, start + row * parts.stride + column
-                    store4(parts.data, at, total[e], total[e + 1], total[e + 2], total[e + 3])
+        into = Matrix(parts.data, start, parts.stride)
+        finish(total, into, part_sizes, first_row, first_column, parts.stride)
 
     return product_part
 

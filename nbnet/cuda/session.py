@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.special import xlogy
 
 from ..cpu import session as cpu_session
-from ..cpu.session import ADAGRAD_START, EpochResult
+from ..epochs import ADAGRAD_START, EpochPlan, EpochSteps, UpdateRule, loss_constants, loss_divisor
 from ..network import Loss, Network, Optimizer, round_up, weight_of
 from . import walk
 from .arrays import DeviceTable
@@ -134,17 +133,17 @@ class _Epoch:
         (rows, targets), size = self._of
         return rows is data.rows and targets is data.targets and size == n
 
-    def run(self, order, rates, l2, decays, scales, step0: int) -> tuple[np.ndarray, np.ndarray, float]:
+    def run(self, steps: EpochSteps) -> tuple[np.ndarray, np.ndarray, float]:
         """Trains; returns each batch's weighted sum of losses and its penalty, and the largest weight of all."""
         plan, kind = self._plan, self._report.dtype
-        plan.batch.order.copy_to_device(order.astype(np.uint32))
-        plan.batch.position.copy_to_device(np.array([0, 0, step0], np.uint32))
+        plan.batch.order.copy_to_device(steps.order.astype(np.uint32))
+        plan.batch.position.copy_to_device(np.array([0, 0, steps.step0], np.uint32))
         sizes = plan.steps.rates, plan.steps.l2, plan.steps.decays, plan.scales
-        for into, values in zip(sizes, (rates, l2, decays, scales), strict=True):
+        for into, values in zip(sizes, (steps.rates, steps.l2, steps.decays, steps.scales), strict=True):
             into.copy_to_device(values.astype(kind))
-        for start, stop in self._source.pieces(order):
+        for start, stop in self._source.pieces(steps.order):
             self._whole.run((stop - start) // self._batch_size)
-            if stop == order.size:
+            if stop == steps.order.size:
                 self._rest.run(self._n_rest)
         self._end.run()
         report = self._report.copy_to_host()  # the only thing that is read back
@@ -214,86 +213,46 @@ class Session:
 
     # ---------------------------------------------------------------- training
 
-    def prepare(
-        self,
-        optimizer: Optimizer,
-        batch_size: int,
-        *,
-        momentum: float = 0.9,
-        nesterov: bool = True,
-        beta_1: float = 0.9,
-        beta_2: float = 0.999,
-        epsilon: float = 1e-8,
-        alpha: float = 0.0,
-        max_grad_norm: float | None = None,
-        seed: int = 0,
-    ) -> None:
-        """Sets the update rule, with moments of zero, and makes room for batches of `batch_size` rows."""
-        self.optimizer = Optimizer(optimizer)
-        self.batch_size = int(batch_size)
-        self.alpha = float(alpha)
-        self.beta_1, self.beta_2 = float(beta_1), float(beta_2)
+    def prepare(self, update: UpdateRule) -> None:
+        """Sets the rule of the steps, with moments of zero, and makes room for its batches."""
+        self.update = update
         kind, n_params = self._kind, self.network.n_params
         moments = np.zeros(2 * n_params, kind)
-        if self.optimizer == Optimizer.ADAGRAD:
+        if update.is_adagrad:
             moments[:n_params] = ADAGRAD_START
         self._moments = Mirror(moments)
         self._grads, self._is_weight = zeros(n_params, kind), flags_of_weights(self.network)
+        gaps = 1.0 - float(update.beta_1), 1.0 - float(update.beta_2)
         self._rule = self._rule._replace(
-            optimizer=int(self.optimizer),
-            nesterov=bool(nesterov),
-            of_step=StepRule(kind(momentum), kind(1.0 - self.beta_1), kind(1.0 - self.beta_2), kind(epsilon)),
-            max_grad_norm=0.0 if max_grad_norm is None else float(max_grad_norm),
-            seed=int(seed),
+            optimizer=int(update.optimizer),
+            nesterov=bool(update.nesterov),
+            of_step=StepRule(*(kind(number) for number in (update.momentum, *gaps, update.epsilon))),
+            max_grad_norm=float(update.max_grad_norm),
+            seed=int(update.seed),
         )
         self._epoch = None
 
-    def train_epoch(
-        self, rows: Rows, targets: Targets, order: np.ndarray, rates: np.ndarray, decays: np.ndarray, step0: int
-    ) -> EpochResult:
-        """One pass over the rows `order`, in batches of the prepared size.
-
-        Parameters
-        ----------
-        rows : Rows
-        targets : Targets
-        order : int64 (n,)
-            Row numbers; batch b is ``order[b * batch_size : (b + 1) * batch_size]``.
-        rates, decays : float64 (n_batches,)
-            Learning rate, and decoupled weight decay, of each step.
-        step0 : int
-            Steps made before this epoch.
+    def train_epoch(self, rows: Rows, targets: Targets, plan: EpochPlan) -> float:
+        """One pass over the rows of a plan; returns their mean loss, see `EpochSteps.mean_loss`.
 
         Raises
         ------
         KeyboardInterrupt
             Between two launches; the parameters are those after the last whole update.
         """
-        starts = np.arange(0, order.size, self.batch_size)
-        sizes = np.minimum(self.batch_size, order.size - starts)
-        weights = targets.host.weights[order].astype(np.float64)
-        weight_sums = np.add.reduceat(weights, starts)
-        means = np.divide(1.0, weight_sums, out=np.zeros_like(weight_sums), where=weight_sums > 0)
-        scales = np.ones_like(means) if self.sums_gradients else means
-        steps = step0 + 1.0 + np.arange(starts.size)
-        rates = np.asarray(rates, np.float64)
-        if self.optimizer in (Optimizer.ADAM, Optimizer.ADAMW):
-            rates = rates * np.sqrt(1.0 - self.beta_2**steps) / (1.0 - self.beta_1**steps)
-        alpha = 0.0 if self.optimizer == Optimizer.ADAMW else self.alpha
-        data = Data(rows, targets)
-        if self._epoch is None or not self._epoch.is_of(data, order.size):
-            work, products = self._training_workspace(self.batch_size), Products(self.matmul_precision)
-            model, size = self._model(self._grads), (order.size, self.batch_size)
-            self._epoch = _Epoch(self._walk.train_step, model, data, *size, work, self._rule, products)
+        steps = EpochSteps(self.update, plan, targets.host.weights, self.sums_gradients)
+        data, n, batch_size = Data(rows, targets), steps.order.size, self.update.batch_size
+        if self._epoch is None or not self._epoch.is_of(data, n):
+            work, products = self._training_workspace(batch_size), Products(self.matmul_precision)
+            model = self._model(self._grads)
+            self._epoch = _Epoch(self._walk.train_step, model, data, n, batch_size, work, self._rule, products)
         self._params.changes_on_device()
         self._moments.changes_on_device()
-        losses, penalties, self._largest_weight = self._epoch.run(order, rates, alpha * scales, decays, scales, step0)
+        sums, penalties, self._largest_weight = self._epoch.run(steps)
         with np.errstate(all="ignore"):  # where training diverges, the trainer says so
-            losses = losses * self._loss_factor + np.add.reduceat(
-                self._constants(targets.host, order) * weights, starts
-            )
-            batch_losses = losses * means + 0.5 * alpha * penalties * means
-            return EpochResult(float(np.sum(batch_losses * sizes) / order.size))
+            sums = sums / loss_divisor(self.loss, self.n_outputs)
+            sums += steps.sums(loss_constants(self.loss, targets.host, steps.order))
+        return steps.mean_loss(sums, penalties)
 
     def largest_weight(self) -> float:
         """Largest absolute value of the parameters, not finite where one of them is not; after an epoch."""
@@ -434,17 +393,5 @@ class Session:
         sums, queue = empty(-(-plan.losses.size // BLOCK_ROWS), self._kind), Queue()
         sum_of_batches(queue, plan.losses, sums, BLOCK_ROWS)
         queue.run()
-        total = self._loss_factor * float(sums.copy_to_host().sum(dtype=np.float64))
-        return total + float(np.sum(self._constants(targets.host, slice(None)) * targets.host.weights))
-
-    @property
-    def _loss_factor(self) -> float:
-        """scikit-learn's squared error is the mean over outputs."""
-        return 1.0 / self.n_outputs if self.loss == Loss.SQUARED_ERROR else 1.0
-
-    def _constants(self, targets, order) -> np.ndarray:
-        """What the loss of a row has beside that of the GPU: Poisson's is zero where the prediction is exact."""
-        if self.loss != Loss.POISSON:
-            return np.zeros(1)
-        values = targets.values[order].astype(np.float64)
-        return (xlogy(values, values) - values).sum(axis=1)
+        total = float(sums.copy_to_host().sum(dtype=np.float64)) / loss_divisor(self.loss, self.n_outputs)
+        return total + float(np.sum(loss_constants(self.loss, targets.host, slice(None)) * targets.host.weights))

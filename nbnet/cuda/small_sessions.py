@@ -6,13 +6,11 @@ the epochs of all its networks to the GPU in one launch.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
-from scipy.special import xlogy
 
-from ..cpu.session import ADAGRAD_START, EpochResult, as_targets
-from ..network import LayerKind, Loss, Network, Optimizer, aligned_zeros, round_up
+from ..cpu.session import as_targets
+from ..epochs import ADAGRAD_START, EpochPlan, EpochSteps, UpdateRule, loss_constants, loss_divisor
+from ..network import LayerKind, Loss, Network, aligned_zeros, round_up
 from .launch import Queue, check_size, empty, upload, zeros
 from .small_nets import Epoch, Kind, Nets, Report, Rules, Table, shape_of, train_epoch
 from .walk import Rows
@@ -31,17 +29,6 @@ def as_rows(X) -> np.ndarray:
 def can_train_on(rows) -> bool:
     """Whether a team can read X as `nbnet.cuda.session.as_rows` has left it: dense, and on the GPU as a whole."""
     return isinstance(rows, Rows) and rows.indptr.size == 0
-
-
-class Steps(NamedTuple):
-    """What an epoch of one network asks for."""
-
-    order: np.ndarray  # int64 (n,): row numbers
-    rates: np.ndarray  # float64 (n_batches,), as the following
-    l2: np.ndarray
-    decays: np.ndarray
-    scales: np.ndarray
-    first: int  # steps made before
 
 
 class Session:
@@ -67,33 +54,18 @@ class Session:
         self.loss_parameter, self.label_smoothing = float(loss_parameter), float(label_smoothing)
         self.n_outputs = int(network.layers["n_out"][-1])
 
-    def prepare(
-        self,
-        optimizer: Optimizer,
-        batch_size: int,
-        *,
-        momentum: float = 0.9,
-        nesterov: bool = True,
-        beta_1: float = 0.9,
-        beta_2: float = 0.999,
-        epsilon: float = 1e-8,
-        alpha: float = 0.0,
-        max_grad_norm: float | None = None,
-        seed: int = 0,
-    ) -> None:
-        """Sets the update rule, with moments of zero."""
-        self.optimizer, self.batch_size, self.nesterov = Optimizer(optimizer), int(batch_size), bool(nesterov)
-        self.momentum, self.beta_1, self.beta_2, self.epsilon = map(float, (momentum, beta_1, beta_2, epsilon))
-        self.alpha, self.seed = float(alpha), int(seed)
-        self.max_grad_norm = 0.0 if max_grad_norm is None else float(max_grad_norm)
+    def prepare(self, update: UpdateRule) -> None:
+        """Sets the rule of the steps, with moments of zero."""
+        self.update = update
         self.moments = aligned_zeros(2 * self.network.n_params, self.params.dtype)
-        if self.optimizer == Optimizer.ADAGRAD:
+        if update.is_adagrad:
             self.moments[: self.network.n_params] = ADAGRAD_START
 
     @property
     def kind(self) -> Kind:
         """What the kernel is compiled for."""
-        return Kind(int(self.network.layers["activation"][0]), self.loss, self.optimizer, self.nesterov)
+        update = self.update
+        return Kind(int(self.network.layers["activation"][0]), self.loss, update.optimizer, bool(update.nesterov))
 
     @property
     def key(self) -> tuple:
@@ -115,40 +87,23 @@ class Session:
         """Largest absolute value of the parameters after an epoch."""
         return self._largest_weight
 
-    def steps(self, targets, order: np.ndarray, rates, decays, step0: int) -> Steps:
+    def steps(self, targets, plan: EpochPlan) -> EpochSteps:
         """The epoch that `nbnet.cuda.session.Session.train_epoch` would make."""
-        weight_sums = np.add.reduceat(targets.weights[order].astype(np.float64), self._starts(order))
-        means = np.divide(1.0, weight_sums, out=np.zeros_like(weight_sums), where=weight_sums > 0)
-        steps = step0 + 1.0 + np.arange(means.size)
-        rates = np.asarray(rates, np.float64)
-        if self.optimizer in (Optimizer.ADAM, Optimizer.ADAMW):
-            rates = rates * np.sqrt(1.0 - self.beta_2**steps) / (1.0 - self.beta_1**steps)
-        alpha = 0.0 if self.optimizer == Optimizer.ADAMW else self.alpha
-        return Steps(order, rates, alpha * means, decays, means, step0)
+        return EpochSteps(self.update, plan, targets.weights)
 
-    def result(self, steps: Steps, targets, losses: np.ndarray, penalties: np.ndarray, largest: float) -> EpochResult:
-        """What an epoch reports, from what it has left: see `small_nets.Report`."""
+    def mean_loss(self, steps: EpochSteps, targets, sums: np.ndarray, penalties: np.ndarray, largest: float) -> float:
+        """The loss of an epoch, from what it has left: see `small_nets.Report`."""
         self._largest_weight = largest
-        starts = self._starts(steps.order)
-        sizes = np.diff(starts, append=steps.order.size)
         with np.errstate(all="ignore"):  # where training diverges, the trainer says so
-            if self.loss == Loss.SQUARED_ERROR:
-                losses = losses / self.n_outputs
-            elif self.loss == Loss.POISSON:
-                values = targets.values[steps.order].astype(np.float64)
-                constants = (xlogy(values, values) - values).sum(axis=1) * targets.weights[steps.order]
-                losses = losses + np.add.reduceat(constants, starts)
-            batch_losses = losses * steps.scales + 0.5 * steps.l2 * penalties
-            return EpochResult(float(np.sum(batch_losses * sizes) / steps.order.size))
-
-    def _starts(self, order: np.ndarray) -> np.ndarray:
-        return np.arange(0, order.size, self.batch_size)
+            sums = sums / loss_divisor(self.loss, self.n_outputs)
+            sums += steps.sums(loss_constants(self.loss, targets, steps.order))
+        return steps.mean_loss(sums, penalties)
 
     @property
     def bytes(self) -> int:
         """What one such network takes on the GPU for itself, targets apart."""
         width = int(self.network.layers["in_stride"][0]) + self.network.output_width
-        return self.params.itemsize * (4 * self.network.n_params + 2 * round_up(self.batch_size) * width)
+        return self.params.itemsize * (4 * self.network.n_params + 2 * round_up(self.update.batch_size) * width)
 
 
 class Team:
@@ -171,8 +126,8 @@ class Team:
         self.sessions, self.targets = sessions, targets
         self._dtype = dtype = first.params.dtype
         n, n_rows = len(sessions), int(rows.n_rows)
-        capacity = round_up(max(session.batch_size for session in sessions))
-        n_batches = max(-(-size // session.batch_size) for session, size in zip(sessions, sizes, strict=True))
+        capacity = round_up(max(session.update.batch_size for session in sessions))
+        n_batches = max(-(-size // session.update.batch_size) for session, size in zip(sessions, sizes, strict=True))
         self._shape = shape_of(first.network, capacity)
         for size in (2 * first.network.n_params, int(self._shape.room), n_rows * first.n_outputs, max(sizes)):
             check_size(n * size, f"a team of {n} networks")
@@ -208,7 +163,13 @@ class Team:
         dropouts = [float(session.network.layers["dropout"][0]) for session in self.sessions]
 
         def each(name, dtype=self._dtype):
-            return upload(np.array([getattr(session, name) for session in self.sessions], dtype))
+            return upload(np.array([getattr(session.update, name) for session in self.sessions], dtype))
+
+        def gaps(name):
+            return upload(np.array([1.0 - getattr(session.update, name) for session in self.sessions], self._dtype))
+
+        def of_loss(name):
+            return upload(np.array([getattr(session, name) for session in self.sessions], self._dtype))
 
         return Rules(
             each("batch_size", np.uint32),
@@ -216,21 +177,21 @@ class Team:
             upload(np.array([p * 4294967296.0 for p in dropouts]).astype(np.uint64)),
             upload(np.array([1.0 / (1.0 - p) for p in dropouts], self._dtype)),
             each("momentum"),
-            upload(np.array([1.0 - session.beta_1 for session in self.sessions], self._dtype)),
-            upload(np.array([1.0 - session.beta_2 for session in self.sessions], self._dtype)),
+            gaps("beta_1"),
+            gaps("beta_2"),
             each("epsilon"),
             each("max_grad_norm"),
-            each("loss_parameter"),
-            each("label_smoothing"),
+            of_loss("loss_parameter"),
+            of_loss("label_smoothing"),
         )
 
-    def train_epoch(self, epochs: dict[int, Steps]) -> dict[int, EpochResult]:
-        """An epoch of each network that is named by its number."""
+    def train_epoch(self, epochs: dict[int, EpochSteps]) -> dict[int, float]:
+        """An epoch of each network that is named by its number; returns their mean losses."""
         numbers = list(epochs)
         self._active[: len(numbers)] = numbers
         for number, steps in epochs.items():
             n, n_batches = steps.order.size, steps.rates.size
-            self._order[number, :n], self._sizes[number], self._first_steps[number] = steps.order, n, steps.first
+            self._order[number, :n], self._sizes[number], self._first_steps[number] = steps.order, n, steps.step0
             for into, values in zip(self._step_sizes, (steps.rates, steps.l2, steps.decays, steps.scales), strict=True):
                 into[number, :n_batches] = values
         for into, values in zip(self._epoch, self._of_epoch, strict=False):
@@ -242,7 +203,7 @@ class Team:
         reports = (part.copy_to_host().astype(np.float64).reshape(len(self.sessions), -1) for part in self._report)
         losses, penalties, largest = reports
         return {
-            number: self.sessions[number].result(
+            number: self.sessions[number].mean_loss(
                 steps,
                 self.targets[number],
                 losses[number, : steps.rates.size],

@@ -12,13 +12,14 @@ from ..cpu.text_session import MAX_COUNT, huffman_tree, initialize_table
 from ..cpu.tokens import Documents
 from ..cpu.tree import Tree
 from ..cpu.workers import choose_n_workers
-from ..network import EmbeddingTable, Network, Optimizer, Pooling, above
+from ..epochs import ADAGRAD_START, EpochPlan, UpdateRule
+from ..network import EmbeddingTable, Network, Pooling, above
 from . import text_walk
 from .dense import matrix
 from .embedding import Bags, BagSpace, Embedding, weigh_tokens
 from .launch import Queue, check_size, empty, upload
 from .occurrences import Grouping, groups_ready, room_for
-from .session import ADAGRAD_START, Mirror, Session, as_targets
+from .session import Mirror, Session, as_targets
 from .walk import DeviceTargets, Targets
 
 __all__ = [
@@ -141,21 +142,20 @@ class TextSession(Session):
     def expect(self, rows: Texts) -> None:
         """Nothing to do: where the CPU chooses its workers."""
 
-    def prepare(self, optimizer: Optimizer, batch_size: int, **settings) -> None:
+    def prepare(self, update: UpdateRule) -> None:
         """As `Session.prepare`; `moments` holds those of the layers above, then those of each row of the table."""
-        super().prepare(optimizer, batch_size, **settings)
-        is_adagrad, is_adam = self.optimizer == Optimizer.ADAGRAD, self.optimizer in (Optimizer.ADAM, Optimizer.ADAMW)
-        width = 1 if is_adagrad else 2 * self.stride if is_adam else 0
-        of_rows = np.full(self.n_table_rows * width, ADAGRAD_START if is_adagrad else 0.0, self._kind)
+        super().prepare(update)
+        width = 1 if update.is_adagrad else 2 * self.stride if update.is_adam else 0
+        of_rows = np.full(self.n_table_rows * width, ADAGRAD_START if update.is_adagrad else 0.0, self._kind)
         self._moments, self._trained_on = Mirror(np.concatenate([self.moments, of_rows])), None
 
-    def train_epoch(self, rows: Texts, targets: Targets, order, rates, decays, step0):
+    def train_epoch(self, rows: Texts, targets: Targets, plan: EpochPlan) -> float:
         """As `Session.train_epoch`."""
         if self.sample_labels and targets.host.label_starts.size > 0 and targets.host.labels.size > 0:
-            targets = self._one_label_each(targets, step0)
+            targets = self._one_label_each(targets, plan.step0)
         if self._trained_on is None or self._trained_on[0] is not rows or self._trained_on[1] is not targets:
-            self._trained_on = rows, targets, self._training_rows(rows, targets, order)
-        return super().train_epoch(self._trained_on[2], targets, order, rates, decays, step0)
+            self._trained_on = rows, targets, self._training_rows(rows, targets, plan.order)
+        return super().train_epoch(self._trained_on[2], targets, plan)
 
     def _one_label_each(self, targets: Targets, step0: int) -> Targets:
         """One of each document's labels, drawn at random; in the same memory in each epoch."""
@@ -180,20 +180,20 @@ class TextSession(Session):
     def _training_bags(self, rows: Texts, order: np.ndarray) -> tuple[Bags, list[Grouping]]:
         """The bags, and what is to be grouped for them in each epoch."""
         lengths = np.diff(rows.documents.starts)[order]
-        bags, groupings = self._bags_of(rows, self.batch_size), []
+        bags, groupings = self._bags_of(rows, self.update.batch_size), []
         if not self.frozen:
-            n_groups = int(np.sort(lengths)[-self.batch_size :].sum())
+            n_groups = int(np.sort(lengths)[-self.update.batch_size :].sum())
             bags = bags._replace(groups=self._room_for(order, int(lengths.sum())), n_groups=n_groups)
             documents = rows.documents
             groupings.append(Grouping(lambda: (documents.ids, documents.starts), bags.groups))
         return bags, groupings
 
     def _room_for(self, order: np.ndarray, n_tokens: int):
-        return room_for(-(-order.size // self.batch_size), n_tokens)
+        return room_for(-(-order.size // self.update.batch_size), n_tokens)
 
     def _ready(self, groupings: list[Grouping]):
         """What makes the groups of an epoch ready."""
-        return partial(groups_ready, groupings, self.batch_size, self.n_jobs)
+        return partial(groups_ready, groupings, self.update.batch_size, self.n_jobs)
 
     def _training_workspace(self, n_rows: int):
         work = super()._training_workspace(n_rows)

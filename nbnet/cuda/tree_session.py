@@ -52,11 +52,11 @@ class TreeSession(TextSession):
     # ---------------------------------------------------------------- training
 
     def _training_rows(self, rows: Texts, targets: Targets, order: np.ndarray) -> TreeBags:
-        labels, slopes = targets.host.labels, self._slopes_of(targets, self.batch_size)
+        labels, slopes = targets.host.labels, self._slopes_of(targets, self.update.batch_size)
         is_drawn = targets is self._drawn  # anew in each epoch
         n_steps = labels.size * self._depths.max(initial=0) if is_drawn else self._depths[labels].sum()
         groups = self._room_for(order, int(n_steps))
-        n_groups = min(int(self.top["n_out"]) - 1, self.batch_size * int(slopes.stride))
+        n_groups = min(int(self.top["n_out"]) - 1, self.update.batch_size * int(slopes.stride))
         top = Top(self.top, self._paths, slopes, matrix(self._none, 0, 0), groups, n_groups)
         units = Grouping(partial(steps_of, self.tree, targets.host), groups, int(slopes.stride))
         bags, groupings = self._training_bags(rows, order)

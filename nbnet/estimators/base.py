@@ -1,4 +1,4 @@
-"""What all estimators share that train rows of X: constraints, fit, held-out rows."""
+"""What estimators share: `NetworkEstimator` of all of them, `BaseNetwork` of those of tables and images."""
 
 from __future__ import annotations
 
@@ -53,10 +53,10 @@ def unchanged_on_error(estimator) -> Iterator[None]:
         raise
 
 
-class BaseNetwork(SavingMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
-    """A network over rows of X, be they of a table or images."""
+class NetworkEstimator(SavingMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
+    """A network with `fit`: the way of a call from its arguments to fitted attributes."""
 
-    _session_kind = "session"
+    _session_kind: str  # module of the backend
 
     _parameter_constraints: dict = {
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
@@ -91,54 +91,6 @@ class BaseNetwork(SavingMixin, CallbackSupportMixin, BaseEstimator, metaclass=AB
         "device": [DeviceOptions()],
     }
 
-    # ------------------------------------------------------------------ targets: each estimator knows its own
-
-    @abstractmethod
-    def _validate_input(self, X, y, *, reset: bool, incremental: bool):
-        """Validated X and y; sets what the targets determine (classes_)."""
-
-    @abstractmethod
-    def _validate_y_val(self, y_val):
-        """Validated targets of the validation rows."""
-
-    @abstractmethod
-    def _encode(self, y, dtype, name: str = "y") -> Encoded:
-        """Numbers of validated targets."""
-
-    @abstractmethod
-    def _output(self, encoded: Encoded) -> Output:
-        """Loss and last layer for such targets."""
-
-    @abstractmethod
-    def _score_predictions(self, encoded: Encoded, predictions: np.ndarray, weights: np.ndarray | None) -> float:
-        """Score of the network's output; greater is better."""
-
-    def _class_weights(self, encoded: Encoded, weights: np.ndarray, incremental: bool) -> np.ndarray | None:
-        """Weight of each class; None where all count the same."""
-        return None
-
-    def _row_weights(self, encoded: Encoded, weights: np.ndarray, class_weights: np.ndarray | None) -> np.ndarray:
-        """Sample weights times class weights."""
-        return weights
-
-    def _stratify(self, encoded: Encoded, rows: np.ndarray) -> np.ndarray | None:
-        """Groups whose shares the split for early stopping keeps."""
-        return None
-
-    # ------------------------------------------------------------------ rows: tables and images differ here
-
-    @abstractmethod
-    def _validate_rows(self, X, y="no_validation", *, reset: bool = False, **options):
-        """Validated X, or X and y, as arrays that kernels can read."""
-
-    @abstractmethod
-    def _validate_rows_val(self, X_val, dtype):
-        """Validated X of the validation rows."""
-
-    @abstractmethod
-    def _prepare_run(self, backend, table: Table, rows: np.ndarray, output: Output, call: Call) -> Run:
-        """Network, starting parameters and what is learned from X itself, ready to train on `rows` of the table."""
-
     # ------------------------------------------------------------------ fit
 
     def _fit(self, *args, **options) -> Self:
@@ -160,11 +112,6 @@ class BaseNetwork(SavingMixin, CallbackSupportMixin, BaseEstimator, metaclass=AB
         checkpoint=None,
         checkpoint_every=1,
     ) -> Self:
-        if isinstance(X, SharedRows):
-            if (learned := X.learned(self)) is not None:
-                vars(self).update(learned)
-                return self
-            X = X if self.solver != "lbfgs" else X.given_rows()  # L-BFGS reads every row that it is given
         with ExitStack() as stack:
             check_checkpoint(self, checkpoint, checkpoint_every)
             y, sample_weight, y_val, sample_weight_val = map(
@@ -185,10 +132,114 @@ class BaseNetwork(SavingMixin, CallbackSupportMixin, BaseEstimator, metaclass=AB
                 hooks.fit_end(self.params_)
         return self
 
+    @abstractmethod
     def _prepare_fit(self, backend, X, y, sample_weight, validation, incremental: bool) -> Job:
         """Everything that comes before the training itself; `validation` is (X_val, y_val, sample_weight_val)."""
+
+    @abstractmethod
+    def _score_predictions(self, encoded, predictions: np.ndarray, weights: np.ndarray | None) -> float:
+        """Score of the network's output; greater is better."""
+
+    def _finish_fit(self, attributes: dict) -> None:
+        """Everything that comes after the training: its results become attributes."""
+        for name in PROGRESS_ATTRIBUTES:
+            vars(self).pop(name, None)
+        vars(self).update(attributes)
+
+    def _starts_anew(self, incremental: bool) -> bool:
+        """Whether a call starts with new parameters."""
+        return "params_" not in vars(self) or not (self.warm_start or incremental)
+
+    def _split(self, encoded: Encoded, rows: np.ndarray, random_state) -> tuple[np.ndarray, np.ndarray]:
+        """Rows to train on, and rows held out for early stopping."""
+        training, held_out = train_test_split(
+            rows,
+            random_state=random_state,
+            test_size=self.validation_fraction,
+            stratify=self._stratify(encoded, rows),
+        )
+        if len(held_out) < 2:
+            raise ValueError(
+                "The validation set is too small. Increase 'validation_fraction' or the size of your dataset."
+            )
+        return training, held_out
+
+    def _stratify(self, encoded: Encoded, rows: np.ndarray) -> np.ndarray | None:
+        """Groups whose shares the split for early stopping keeps."""
+        return None
+
+    @property
+    def _latest(self) -> np.ndarray:
+        """The parameters of the last epoch, which early stopping may not have kept."""
+        latest = vars(self).get("_latest_params")
+        return self.params_ if latest is None else latest
+
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__(state)
+        params = vars(self).get("params_")
+        # unpickling may leave the vector off a cache line, or map a read-only file
+        if params is not None and (params.ctypes.data % 64 or not params.flags.writeable):
+            self.params_ = trainer.aligned_copy(params)
+
+
+class BaseNetwork(NetworkEstimator):
+    """A network over rows of X, be they of a table or images."""
+
+    _session_kind = "session"
+
+    # ------------------------------------------------------------------ targets: each estimator knows its own
+
+    @abstractmethod
+    def _validate_input(self, X, y, *, reset: bool, incremental: bool):
+        """Validated X and y; sets what the targets determine (classes_)."""
+
+    @abstractmethod
+    def _validate_y_val(self, y_val):
+        """Validated targets of the validation rows."""
+
+    @abstractmethod
+    def _encode(self, y, dtype, name: str = "y") -> Encoded:
+        """Numbers of validated targets."""
+
+    @abstractmethod
+    def _output(self, encoded: Encoded) -> Output:
+        """Loss and last layer for such targets."""
+
+    def _class_weights(self, encoded: Encoded, weights: np.ndarray, incremental: bool) -> np.ndarray | None:
+        """Weight of each class; None where all count the same."""
+        return None
+
+    def _row_weights(self, encoded: Encoded, weights: np.ndarray, class_weights: np.ndarray | None) -> np.ndarray:
+        """Sample weights times class weights."""
+        return weights
+
+    # ------------------------------------------------------------------ rows: tables and images differ here
+
+    @abstractmethod
+    def _validate_rows(self, X, y="no_validation", *, reset: bool = False, **options):
+        """Validated X, or X and y, as arrays that kernels can read."""
+
+    @abstractmethod
+    def _validate_rows_val(self, X_val, dtype):
+        """Validated X of the validation rows."""
+
+    @abstractmethod
+    def _prepare_run(self, backend, table: Table, rows: np.ndarray, output: Output, call: Call) -> Run:
+        """Network, starting parameters and what is learned from X itself, ready to train on `rows` of the table."""
+
+    # ------------------------------------------------------------------ fit
+
+    def _fit(self, X, *args, **options) -> Self:
+        if isinstance(X, SharedRows):
+            if (learned := X.learned(self)) is not None:
+                vars(self).update(learned)
+                return self
+            X = X if self.solver != "lbfgs" else X.given_rows()  # L-BFGS reads every row that it is given
+        return super()._fit(X, *args, **options)
+
+    def _prepare_fit(self, backend, X, y, sample_weight, validation, incremental: bool) -> Job:
         X_val, y_val, sample_weight_val = validation
-        first = "params_" not in vars(self) or not (self.warm_start or incremental)
+        first = self._starts_anew(incremental)
         table, class_weights = self._training_table(X, y, sample_weight, first, incremental)
         dtype = self._fitted_dtype(table.X, first)
         rows = X.numbers if isinstance(X, SharedRows) else np.arange(table.X.shape[0])
@@ -211,12 +262,6 @@ class BaseNetwork(SavingMixin, CallbackSupportMixin, BaseEstimator, metaclass=AB
         if isinstance(X, SharedRows):
             run.shared = X
         return Job(run, table, rows, held_out, first)
-
-    def _finish_fit(self, attributes: dict) -> None:
-        """Everything that comes after the training: its results become attributes."""
-        for name in PROGRESS_ATTRIBUTES:
-            vars(self).pop(name, None)
-        vars(self).update(attributes)
 
     def _fitted_dtype(self, X, first: bool) -> np.dtype:
         """Precision of the fitted arrays: `dtype` if set, else the one fitted before, else that of X."""
@@ -245,30 +290,3 @@ class BaseNetwork(SavingMixin, CallbackSupportMixin, BaseEstimator, metaclass=AB
         encoded = self._encode(self._validate_y_val(y_val), dtype, "y_val")
         weights = check_weights(sample_weight_val, X_val, "sample_weight_val")
         return Table(X_val, encoded, weights, check_weights(self._row_weights(encoded, weights, class_weights), X_val))
-
-    def _split(self, encoded: Encoded, rows: np.ndarray, random_state) -> tuple[np.ndarray, np.ndarray]:
-        """Rows to train on, and rows held out for early stopping."""
-        training, held_out = train_test_split(
-            rows,
-            random_state=random_state,
-            test_size=self.validation_fraction,
-            stratify=self._stratify(encoded, rows),
-        )
-        if len(held_out) < 2:
-            raise ValueError(
-                "The validation set is too small. Increase 'validation_fraction' or the size of your dataset."
-            )
-        return training, held_out
-
-    @property
-    def _latest(self) -> np.ndarray:
-        """The parameters of the last epoch, which early stopping may not have kept."""
-        latest = vars(self).get("_latest_params")
-        return self.params_ if latest is None else latest
-
-    def __setstate__(self, state: dict) -> None:
-        super().__setstate__(state)
-        params = vars(self).get("params_")
-        # unpickling may leave the vector off a cache line, or map a read-only file
-        if params is not None and (params.ctypes.data % 64 or not params.flags.writeable):
-            self.params_ = trainer.aligned_copy(params)

@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack
 from numbers import Integral, Real
 from typing import Self
 
 import numpy as np
 import scipy.sparse as sp
-from sklearn.base import (
-    BaseEstimator,
-    ClassifierMixin,
-    ClassNamePrefixFeaturesOutMixin,
-    TransformerMixin,
-    _fit_context,
-)
+from sklearn.base import ClassifierMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, _fit_context
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, RealNotInt, StrOptions, validate_params
 from sklearn.utils.multiclass import _check_partial_fit_first_call
@@ -23,16 +16,13 @@ from sklearn.utils.validation import check_is_fitted
 
 from .. import random, trainer
 from ..network import EmbeddingTable, LayerKind, bias_of, weight_of
-from ..progress import PROGRESS_ATTRIBUTES
 from ..tokens import check_texts
-from .base import BaseNetwork, unchanged_on_error
-from .callbacks import CallbackHooks, CallbackSupportMixin, has_callbacks
+from .base import NetworkEstimator, unchanged_on_error
 from .reader import Reader
-from .saving import SavingMixin
+from .run import Job
 from .text_run import LOSSES, POOLINGS, TextRun, starting_params, table_of
 from .text_targets import TextTargetsMixin
 from .text_vocabulary import VocabularyMixin
-from .validation import check_checkpoint, check_validation_arguments
 
 SOLVERS = ("adagrad", "sgd", "adam")
 SHARED_PARAMETERS = (
@@ -47,10 +37,8 @@ class TextEmbeddingClassifier(
     VocabularyMixin,
     ClassNamePrefixFeaturesOutMixin,
     TransformerMixin,
-    SavingMixin,
-    CallbackSupportMixin,
     ClassifierMixin,
-    BaseEstimator,
+    NetworkEstimator,
 ):
     """Classifier of raw texts: embedded words and n-grams, pooled, below a linear or a deeper network.
 
@@ -273,8 +261,10 @@ class TextEmbeddingClassifier(
     [[0.5, 0.5]]
     """
 
+    _session_kind = "text_session"
+
     _parameter_constraints: dict = {
-        **{name: BaseNetwork._parameter_constraints[name] for name in SHARED_PARAMETERS},
+        **{name: NetworkEstimator._parameter_constraints[name] for name in SHARED_PARAMETERS},
         "embedding_dim": [Interval(Integral, 1, None, closed="left")],
         "pooling": [StrOptions(set(POOLINGS))],
         "analyzer": [StrOptions({"word", "char", "char_wb"}), callable],
@@ -404,74 +394,39 @@ class TextEmbeddingClassifier(
 
     # ------------------------------------------------------------------ fit
 
-    @trainer.reporting_faults  # besides `unchanged_on_error`: an error drops what this frame holds on a GPU, too
-    def _fit(
-        self,
-        X,
-        y,
-        sample_weight,
-        X_val,
-        y_val,
-        sample_weight_val,
-        *,
-        incremental: bool,
-        checkpoint=None,
-        checkpoint_every=1,
-    ) -> Self:
-        with unchanged_on_error(self), ExitStack() as stack:
-            check_checkpoint(self, checkpoint, checkpoint_every)
-            backend = trainer.backend_for(self.device, "text_session")
-            analysis = self._analysis()
-            first_pass = "params_" not in vars(self) or not (self.warm_start or incremental)
-            if not first_pass and analysis != self._index.analysis:
-                raise ValueError(
-                    "The parameters that cut texts into tokens differ from those of the fitted vocabulary; fit with "
-                    "warm_start=False to start anew."
-                )
-            check_validation_arguments(X_val, y_val, sample_weight_val)
-            table, class_weights = self._training_table(X, y, sample_weight, first_pass, incremental)
-            documents = np.flatnonzero(table.loss_weights)  # a weight of 0 is the document's absence
-            random_state = check_random_state(self.random_state)
-            seed = random.draw_seed(random_state)
-            held_out = None
-            if X_val is not None:
-                held_out = self._validation_table(X_val, y_val, sample_weight_val, class_weights)
-            elif self.early_stopping and incremental:
-                raise ValueError("partial_fit does not support early_stopping=True")
-            elif self.early_stopping:
-                documents, held_out_documents = self._split(table.encoded, documents, random_state)
-                held_out = table.take(held_out_documents)
-            table = table.take(documents)
+    def _prepare_fit(self, backend, X, y, sample_weight, validation, incremental):
+        X_val, y_val, sample_weight_val = validation
+        analysis, first = self._analysis(), self._starts_anew(incremental)
+        if not first and analysis != self._index.analysis:
+            raise ValueError(
+                "The parameters that cut texts into tokens differ from those of the fitted vocabulary; fit with "
+                "warm_start=False to start anew."
+            )
+        table, class_weights = self._training_table(X, y, sample_weight, first, incremental)
+        documents = np.flatnonzero(table.loss_weights)  # a weight of 0 is the document's absence
+        random_state = check_random_state(self.random_state)
+        seed = random.draw_seed(random_state)
+        held_out = None
+        if X_val is not None:
+            held_out = self._validation_table(X_val, y_val, sample_weight_val, class_weights)
+        elif self.early_stopping and incremental:
+            raise ValueError("partial_fit does not support early_stopping=True")
+        elif self.early_stopping:
+            documents, held_out_documents = self._split(table.encoded, documents, random_state)
+            held_out = table.take(held_out_documents)
+        table = table.take(documents)
 
-            self._loss = LOSSES[self.loss]
-            rows = self._learn_vocabulary(backend, analysis, table, first_pass)
-            dtype = np.dtype(self.dtype or (np.float32 if first_pass else self.params_.dtype))
-            self._learn_prior(table, first_pass, dtype)
-            if first_pass:  # the tree of later calls is that of the first one
-                is_tree = self.loss == "hierarchical_softmax"
-                self._tree = backend.huffman_tree(self._class_counts[0]) if is_tree else None
-            latest = None
-            if not first_pass:
-                latest = vars(self).get("_latest_params") if incremental else None
-                latest = self.params_ if latest is None else latest
-            self.network_, params = starting_params(self, backend, self._index, len(self.classes_), latest, dtype, seed)
-            run = TextRun(self, backend, params, table, seed)
-            if checkpoint is not None:
-                run.use(stack, checkpoint, checkpoint_every, (table, held_out), first_pass)
-            hooks = None
-            if has_callbacks(self) and not incremental:
-                hooks = CallbackHooks(self, self.max_iter - run.n_iter_before, run.attributes, X, y, sample_weight)
-            data = trainer.Data(rows, run.targets(table), np.arange(len(documents)))
-            validation = None
-            if held_out is not None:
-                validation = trainer.Validation(run.rows(held_out.X), run.targets(held_out), run.scorer(held_out))
-            attributes = run.stochastic(data, validation, hooks, first_pass, incremental)
-            for name in PROGRESS_ATTRIBUTES:
-                vars(self).pop(name, None)
-            vars(self).update(attributes)
-            if hooks is not None:
-                hooks.fit_end(self.params_)
-        return self
+        self._loss = LOSSES[self.loss]
+        rows = self._learn_vocabulary(backend, analysis, table, first)
+        dtype = np.dtype(self.dtype or (np.float32 if first else self.params_.dtype))
+        self._learn_prior(table, first, dtype)
+        if first:  # the tree of later calls is that of the first one
+            is_tree = self.loss == "hierarchical_softmax"
+            self._tree = backend.huffman_tree(self._class_counts[0]) if is_tree else None
+        latest = None if first else self._latest if incremental else self.params_
+        self.network_, params = starting_params(self, backend, self._index, len(self.classes_), latest, dtype, seed)
+        run = TextRun(self, backend, params, table, seed, rows)
+        return Job(run, table, np.arange(len(documents)), held_out, first)
 
     def __getstate__(self) -> dict:
         state = super().__getstate__()
@@ -479,13 +434,8 @@ class TextEmbeddingClassifier(
 
     def __setstate__(self, state: dict) -> None:
         super().__setstate__(state)
-        params = vars(self).get("params_")
-        if params is None:
-            return
-        # unpickling may leave the vector off a cache line, or map a read-only file
-        if params.ctypes.data % 64 or not params.flags.writeable:
-            self.params_ = trainer.aligned_copy(params)
-        self._reader = Reader(self, self.params_)
+        if "params_" in vars(self):
+            self._reader = Reader(self, self.params_)
 
     # ------------------------------------------------------------------ views of the parameters
 

@@ -119,11 +119,13 @@ class TextRun(Run):
         Starting point.
     table : Table
         Documents to train on.
+    learned : Texts or None
+        The same as the backend reads them, where the vocabulary was learned from them.
     """
 
     starts_usable = True
 
-    def __init__(self, estimator, backend, params: np.ndarray, table: Table, seed: int):
+    def __init__(self, estimator, backend, params: np.ndarray, table: Table, seed: int, learned=None):
         n_outputs = int(estimator.network_.layers["n_out"][-1])
         self.largest_loss = WORST_LOSS * (1.0 + np.log(n_outputs))
         if estimator.target_loss is not None:
@@ -141,10 +143,14 @@ class TextRun(Run):
             n_jobs=estimator.n_jobs,
         )
         super().__init__(estimator, backend, session, settings, seed)
+        self.learned = learned
 
     def stochastic(self, data, validation, hooks, first_pass, incremental):
         self.session.expect(data.rows)
         return super().stochastic(data, validation, hooks, first_pass, incremental)
+
+    def training_rows(self, X):
+        return self.rows(X) if self.learned is None else self.learned
 
     def rows(self, X):
         return Reader(self.estimator, None).documents(X.tolist(), self.estimator.n_jobs)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import scipy.sparse as sp
-from sklearn.model_selection import train_test_split
 from sklearn.utils.validation import check_consistent_length
 
 from ..tokens import check_texts
@@ -19,12 +18,12 @@ class TextTargetsMixin:
 
     # ------------------------------------------------------------------ documents
 
-    def _training_table(self, X, y, sample_weight, first_pass: bool, incremental: bool):
+    def _training_table(self, X, y, sample_weight, first: bool, incremental: bool):
         """Validated documents, and the class weights learned from them."""
         texts = self._validate_texts(X)
         targets = validate_labels(y, "y", self)
         check_consistent_length(texts, targets.y)
-        if first_pass:
+        if first:
             self._multilabel = targets.is_indicator
             self._sparse_labels = sp.issparse(targets.y)
             if not incremental:  # the first partial_fit has them from its caller
@@ -82,24 +81,16 @@ class TextTargetsMixin:
             loss_weights = loss_weights * (labels.lengths > 0)
         return loss_weights
 
-    def _split(self, labels, documents, random_state):
-        """Documents to train on, and documents held out for early stopping; two classes keep their shares."""
-        stratify = labels.numbers[documents] if len(self.classes_) == 2 and not self._multilabel else None
-        training, held_out = train_test_split(
-            documents, random_state=random_state, test_size=self.validation_fraction, stratify=stratify
-        )
-        if len(held_out) < 2:
-            raise ValueError(
-                "The validation set is too small. Increase 'validation_fraction' or the size of your dataset."
-            )
-        return training, held_out
+    def _stratify(self, labels, documents):
+        """Two classes keep their shares."""
+        return labels.numbers[documents] if len(self.classes_) == 2 and not self._multilabel else None
 
     # ------------------------------------------------------------------ classes
 
-    def _learn_prior(self, table: Table, first_pass: bool, dtype) -> None:
+    def _learn_prior(self, table: Table, first: bool, dtype) -> None:
         """Shares of the classes among the training documents of all calls."""
         counts, total = self._count_classes(table.encoded, table.loss_weights)
-        if not first_pass:
+        if not first:
             counts, total = counts + self._class_counts[0], total + self._class_counts[1]
         self._class_counts = (counts, total)
         self.class_prior_ = (counts / total).astype(dtype)

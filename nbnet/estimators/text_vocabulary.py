@@ -41,11 +41,11 @@ class VocabularyMixin:
             merge_repeats=self.sublinear_tf,
         )
 
-    def _learn_vocabulary(self, backend, analysis: Analysis, table: Table, first_pass: bool):
+    def _learn_vocabulary(self, backend, analysis: Analysis, table: Table, first: bool):
         """Set the index of tokens and what follows from it; returns the backend's view of the documents."""
         texts = table.X.tolist()
         n_workers = n_workers_for(backend, texts, self.n_jobs)
-        if first_pass:
+        if first:
             self._index = TokenIndex(analysis)
             documents = self._index.fit_transform(texts, n_workers)
         else:

@@ -129,15 +129,15 @@ def _train_team(team, members: list[_Member]) -> list[int]:
     while active:
         started = perf_counter()
         plans = {number: member.training.plan_epoch() for number, member in active.items()}
-        results = team.train_epoch(
-            {number: team.sessions[number].steps(team.targets[number], *plan) for number, plan in plans.items()}
+        losses = team.train_epoch(
+            {number: team.sessions[number].steps(team.targets[number], plan) for number, plan in plans.items()}
         )
-        for number, result in results.items():
+        for number, loss in losses.items():
             member, training = active[number], active[number].training
-            if not np.isfinite(result.loss) or not team.sessions[number].largest_weight() <= trainer.LARGE_WEIGHT:
+            if not np.isfinite(loss) or not team.sessions[number].largest_weight() <= trainer.LARGE_WEIGHT:
                 del active[number]  # alone, it tells its story itself
                 continue
-            training.record_epoch(plans[number], result.loss, started)
+            training.record_epoch(plans[number], loss, started)
             stopping = training.update_stopping_rule()
             if stopping or training.progress.n_iter == training.settings.max_iter:
                 del active[number]

@@ -15,6 +15,7 @@ from nbnet.cuda.conv_backward import place_of
 from nbnet.cuda.dense import matrix
 from nbnet.cuda.launch import Queue, empty, upload, zeros
 from nbnet.cuda.pooling import Output
+from nbnet.epochs import EpochPlan, UpdateRule
 from nbnet.image_network import ConvSpec, PoolSpec, ResidualSpec, build_images, initialize_images
 from nbnet.network import Activation, DenseSpec, LayerKind, Loss, Optimizer, bias_of, weight_of
 from tests import reference, reference_conv
@@ -343,10 +344,10 @@ def test_pads_and_borders_stay_zero():
     network = build_images((4, 3, 2), [ConvSpec(3, 3, 2), ResidualSpec(3)], [DenseSpec(3)])
     params = initialize_images(network, np.float32, 0)
     session = conv_session.ConvSession(network, params, Loss.SOFTMAX_CROSS_ENTROPY)
-    session.prepare(Optimizer.ADAM, 3)
+    session.prepare(UpdateRule(Optimizer.ADAM, 3))
     rows = conv_session.as_images(X, (4, 3, 2), np.zeros(2), np.ones(2), np.float32)
     targets = conv_session.as_targets(Y, None, np.ones(5), 3, np.float32)
-    session.train_epoch(rows, targets, np.arange(5), np.full(2, 0.01), np.zeros(2), 0)
+    session.train_epoch(rows, targets, EpochPlan(np.arange(5), np.full(2, 0.01), np.zeros(2), 0))
     rest = session.params.copy()
     for row in network.layers:
         for name, size in (("weight_start", row["n_in"] * row["out_stride"]), ("bias_start", row["out_stride"])):

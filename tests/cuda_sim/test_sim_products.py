@@ -12,6 +12,7 @@ from nbnet.cuda import session as gpu
 from nbnet.cuda.dense import matrix
 from nbnet.cuda.launch import Queue, upload
 from nbnet.cuda.product import End, Products, Tile, add_product
+from nbnet.epochs import EpochPlan, UpdateRule
 from nbnet.network import Activation, DenseSpec, Loss, Optimizer, build, initialize
 from tests.helpers import fit
 
@@ -113,9 +114,9 @@ def results(backend, dtype, hidden):
     session = backend.Session(network, initialize(network, dtype, 5), Loss.SOFTMAX_CROSS_ENTROPY, n_jobs=1)
     rows, targets = backend.as_rows(X), backend.as_targets(labels, None, weights, 3, dtype)
     loss, gradient = session.loss_and_gradient(rows, targets, 0.2)
-    session.prepare(Optimizer.SGD, 16)
-    epoch = session.train_epoch(rows, targets, np.arange(N_ROWS), np.full(2, 0.1), np.zeros(2), 0)
-    return session, rows, np.concatenate([[loss, epoch.loss], gradient, session.params])
+    session.prepare(UpdateRule(Optimizer.SGD, 16))
+    epoch = session.train_epoch(rows, targets, EpochPlan(np.arange(N_ROWS), np.full(2, 0.1), np.zeros(2), 0))
+    return session, rows, np.concatenate([[loss, epoch], gradient, session.params])
 
 
 @pytest.mark.parametrize(

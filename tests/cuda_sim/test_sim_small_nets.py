@@ -12,6 +12,7 @@ from nbnet import MLPClassifier, MLPRegressor
 from nbnet.cpu import session as cpu
 from nbnet.cuda import product, small_nets, small_sessions
 from nbnet.cuda import session as gpu
+from nbnet.epochs import EpochPlan, UpdateRule
 from nbnet.estimators import together
 from nbnet.estimators.validation import share
 from nbnet.model_selection import NetworkSearchCV
@@ -64,7 +65,7 @@ def member(backend, number, loss, sizes, activation, dtype, optimizer, nesterov)
     smoothing = SMOOTHINGS[number] if loss in (Loss.SOFTMAX_CROSS_ENTROPY, Loss.SIGMOID_CROSS_ENTROPY) else 0.0
     params = initialize(network, dtype, number)
     session = backend.Session(network, params, loss, loss_parameter=0.3, label_smoothing=smoothing, **options)
-    session.prepare(optimizer, nesterov=nesterov, **SETTINGS[number])
+    session.prepare(UpdateRule(optimizer, nesterov=nesterov, **SETTINGS[number]))
     return session
 
 
@@ -90,16 +91,16 @@ def check_team(
         epochs, expected = {}, {}
         for number in numbers:
             order, session = ROWS[number], alone[number]
-            rates = np.linspace(0.02, 0.01, -(-len(order) // session.batch_size))
+            rates = np.linspace(0.02, 0.01, -(-len(order) // session.update.batch_size))
             decays = rates * 0.1 if optimizer == Optimizer.ADAMW else np.zeros_like(rates)
-            plan = order, rates, decays, steps_before[number]
+            plan = EpochPlan(order, rates, decays, steps_before[number])
             steps_before[number] += rates.size
-            expected[number] = session.train_epoch(cpu.as_rows(x), targets_on(cpu, loss, sizes[-1], dtype), *plan)
-            epochs[number] = sessions[number].steps(targets, *plan)
+            expected[number] = session.train_epoch(cpu.as_rows(x), targets_on(cpu, loss, sizes[-1], dtype), plan)
+            epochs[number] = sessions[number].steps(targets, plan)
         results = team.train_epoch(epochs)
         assert list(results) == numbers
         for number in numbers:
-            assert results[number].loss == pytest.approx(expected[number].loss, rel=1e-5)
+            assert results[number] == pytest.approx(expected[number], rel=1e-5)
             assert sessions[number].largest_weight() == pytest.approx(alone[number].largest_weight(), rel=1e-5)
     for number, session in enumerate(sessions):
         team.download(number)

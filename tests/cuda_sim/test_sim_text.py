@@ -14,6 +14,7 @@ from nbnet.cuda.dense import matrix
 from nbnet.cuda.launch import Queue, empty, upload
 from nbnet.cuda.optimizers import n_largest
 from nbnet.cuda.walk import Batch, Model, StepRule, Steps
+from nbnet.epochs import EpochPlan, UpdateRule
 from nbnet.network import (
     Activation,
     DenseSpec,
@@ -113,12 +114,12 @@ class Problem:
 
 def train(session, texts, targets, optimizer, epochs=2, batch_size=5, **options):
     """Losses of some epochs."""
-    session.prepare(optimizer, batch_size, alpha=0.1, seed=9, nesterov=False, **options)
+    session.prepare(UpdateRule(optimizer, batch_size, alpha=0.1, seed=9, nesterov=False, **options))
     n_batches = -(-N // batch_size)
     rates = np.linspace(0.1, 0.05, n_batches)
     orders = [random.permutation(1, epoch, N) for epoch in range(epochs)]
     return [
-        session.train_epoch(texts, targets, order, rates, 0 * rates, epoch * n_batches).loss
+        session.train_epoch(texts, targets, EpochPlan(order, rates, 0 * rates, epoch * n_batches))
         for epoch, order in enumerate(orders)
     ]
 
@@ -230,7 +231,7 @@ def test_an_epoch_reads_one_small_array_back(monkeypatch):
     monkeypatch.setattr(
         simulator.DeviceArray, "copy_to_host", lambda array, out=None: read.append(array.size) or copy(array, out)
     )
-    session.train_epoch(texts, targets, np.arange(N), np.full(3, 0.01), np.zeros(3), 3)
+    session.train_epoch(texts, targets, EpochPlan(np.arange(N), np.full(3, 0.01), np.zeros(3), 3))
     assert session.largest_weight() > 0
     session.snapshot()
     assert read == [2 * 3 + n_largest(problem.params.size)]
@@ -242,11 +243,11 @@ def test_moments_go_on_and_snapshots_hold_the_table():
     train(one, *data, Optimizer.ADAM, epochs=1)
     two = problem.on(gpu)[0]
     two.params[:] = one.params
-    two.prepare(Optimizer.ADAM, 5, alpha=0.1, seed=9)
+    two.prepare(UpdateRule(Optimizer.ADAM, 5, alpha=0.1, seed=9))
     two.moments[:] = one.moments
     before, snapshot = two.params.copy(), two.snapshot()
     for session in (one, two):
-        session.train_epoch(*data, random.permutation(1, 1, N), np.full(3, 0.01), np.zeros(3), 3)
+        session.train_epoch(*data, EpochPlan(random.permutation(1, 1, N), np.full(3, 0.01), np.zeros(3), 3))
     np.testing.assert_array_equal(one.params, two.params)
     assert (two.params[-problem.table[:].size :] != before[-problem.table[:].size :]).any()
     two.restore(snapshot)
