@@ -1,6 +1,6 @@
 """Compiles every kernel that training launches for several generations of GPUs, without one, and inspects the code.
 
-    python .ci/ptx.py [--cc 7.5 8.0 9.0 10.0] [--complete] [--keep FOLDER] [-v]
+    python .ci/ptx.py [--cc 7.5 8.0 9.0 10.0] [--complete] [--keep FOLDER] [--part N] [-v]
 
 Networks of all kinds are walked as training does, with arrays of the host in the place of the GPU's; what would be
 launched is compiled. A line for each kernel; exit status 1 if one does not compile, spills registers, keeps a local
@@ -29,40 +29,58 @@ from scipy.sparse import csr_array
 
 REGISTERS_A_PROCESSOR = 65536
 REGISTERS = r"Used (\d+) registers"
+HOPPER = (9, 0)  # from here on, launch bounds are others; and the capability that has the complete check
+PARTS = 2  # of a check, each in a process
 SHARE = 0.85  # of multiplications in the inner loop of the largest tiles
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cc", nargs="+", default=["9.0", "7.5", "8.0", "10.0"], help="compute capabilities")
+    parser.add_argument("--cc", nargs="+", default=["7.5", "8.0", "9.0", "10.0"], help="compute capabilities")
     parser.add_argument("--complete", action="store_true", help="all kinds in both precisions not for 9.0 alone")
     parser.add_argument("--keep", type=Path, help="folder for the machine code")
+    parser.add_argument("--part", type=int, help="check only every PARTSth kernel, from this one on")
     parser.add_argument("-v", action="store_true", help="a line for each kernel, not only for those that fail")
     arguments = parser.parse_args()
-    if len(arguments.cc) > 1:  # a process for each: parts of kernels are compiled for the first capability only
-        commands = [[sys.executable, *sys.argv, "--cc", cc] for cc in arguments.cc]
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            return max(pool.map(lambda command: subprocess.run(command).returncode, commands))
-    cc = tuple(int(n) for n in arguments.cc[0].split("."))
-    # once is enough for what differs by its arithmetic only
-    return check(cc, arguments.complete or cc == (9, 0), arguments.keep, arguments.v)
+    capabilities = [tuple(int(n) for n in cc.split(".")) for cc in arguments.cc]
+    groups = [
+        group for group in ([cc for cc in capabilities if (cc >= HOPPER) == new] for new in (False, True)) if group
+    ]
+    if arguments.part is not None:
+        (group,) = groups
+        return check(group, arguments.part, arguments.complete, arguments.keep, arguments.v)
+    commands = [
+        [sys.executable, *sys.argv, "--part", str(part), "--cc", *(f"{major}.{minor}" for major, minor in group)]
+        for group in groups
+        for part in range(PARTS)
+    ]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return max(pool.map(lambda command: subprocess.run(command).returncode, commands))
 
 
-def check(cc: tuple[int, int], complete: bool, keep: Path | None, verbose: bool) -> int:
-    """Compile and inspect everything for one compute capability."""
-    pretend_gpu(cc)
-    found, n_failed = kernels(complete), 0
+def check(capabilities: list, part: int, complete: bool, keep: Path | None, verbose: bool) -> int:
+    """Compile and inspect one part of the kernels for compute capabilities that launch the same ones."""
+    pretend_gpu(max(capabilities))
+    usual = kernels(complete)
+    found = kernels(complete=True) if HOPPER in capabilities else usual  # once is enough for what differs in arithmetic
+    counts, n_failed = dict.fromkeys(capabilities, 0), 0
     with tempfile.TemporaryDirectory() as folder:
-        for name, (kernel, signature) in found.items():
-            try:
-                code = assemble(compile_ptx(kernel, signature, cc), cc, Path(keep or folder), name)
-                faults = inspect_code(kernel, name, code)
-            except Exception as error:  # whatever keeps a kernel from compiling is what this program is to find
-                code, faults = "", [f"{type(error).__name__}: {error}"]
-            n_failed += bool(faults)
-            if faults or verbose:
-                print(f"sm_{cc[0]}{cc[1]:<3}{name:72s} {summary(code)} {'; '.join(faults)}", flush=True)
-    print(f"sm_{cc[0]}{cc[1]}: {len(found) - n_failed} of {len(found)} kernels are as they should be", flush=True)
+        for name, (kernel, signature) in list(found.items())[part::PARTS]:
+            of_kernel = capabilities if (kernel, signature) in usual.values() else [HOPPER]
+            library = None
+            for cc in of_kernel:
+                try:
+                    library = library or compiled(kernel, signature, cc)
+                    code = assemble(library.get_asm_str(cc=cc), cc, Path(keep or folder), name)
+                    faults = inspect_code(kernel, name, code)
+                except Exception as error:  # whatever keeps a kernel from compiling is what this program is to find
+                    code, faults = "", [f"{type(error).__name__}: {error}"]
+                counts[cc] += 1
+                n_failed += bool(faults)
+                if faults or verbose:
+                    print(f"sm_{cc[0]}{cc[1]:<3}{name:72s} {summary(code)} {'; '.join(faults)}", flush=True)
+    numbers = ", ".join(f"{n} for sm_{cc[0]}{cc[1]}" for cc, n in counts.items())
+    print(f"{n_failed} kernels are not as they should be, of {numbers}", flush=True)
     return int(n_failed > 0)
 
 
@@ -303,15 +321,16 @@ def text_launches(dtype, loss, optimizer, pooling, *, is_tree=False, n=8) -> lis
 # ---------------------------------------------------------------- compiling and inspecting
 
 
-def compile_ptx(kernel, signature, cc) -> str:
-    """The kernel in NVIDIA's virtual instructions."""
-    from numba import cuda
+def compiled(kernel, signature, cc):
+    """The kernel, up to the code of a virtual machine that is the same for all GPUs that launch it."""
+    from numba.cuda import compiler
 
     bounds = kernel.targetoptions["launch_bounds"]
-    ptx, _ = cuda.compile(
-        kernel.py_func, signature, cc=cc, output="ptx", abi="numba", device=False, launch_bounds=bounds
+    options = dict(debug=None, lineinfo=False, device=False, fastmath=False, opt=None, abi="numba", abi_info=None)
+    library, _ = compiler._compile_pyfunc_with_fixup(
+        kernel.py_func, signature, cc=cc, launch_bounds=bounds, forceinline=False, lto=False, **options
     )
-    return ptx
+    return library
 
 
 @functools.cache
