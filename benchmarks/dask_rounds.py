@@ -31,6 +31,7 @@ import nbnet.dask
 from . import text_data
 
 TABLES = dict(hidden_layer_sizes=(100,), learning_rate="one_cycle", learning_rate_init=0.003, max_iter=10)
+IMAGES = dict(learning_rate="one_cycle", learning_rate_init=0.003, max_iter=2)
 PARTITIONS = (2, 4, 8)
 
 
@@ -61,6 +62,12 @@ def fashion_mnist(folder: Path):
     return arrays
 
 
+def fashion_images(folder: Path):
+    """The same as images."""
+    X, y, X_test, y_test = fashion_mnist(folder.with_name("fashion_mnist"))
+    return X.reshape(-1, 28, 28), y, X_test.reshape(-1, 28, 28), y_test
+
+
 def ag_news_21k(folder: Path):
     """Texts and labels."""
     os.environ["NBNET_DATA"] = str(folder.parent)
@@ -70,6 +77,7 @@ def ag_news_21k(folder: Path):
 SETS = {
     adult: (nbnet.MLPClassifier, nbnet.dask.MLPClassifier, TABLES),
     fashion_mnist: (nbnet.MLPClassifier, nbnet.dask.MLPClassifier, TABLES),
+    fashion_images: (nbnet.ConvClassifier, nbnet.dask.ConvClassifier, IMAGES),
     ag_news_21k: (nbnet.TextEmbeddingClassifier, nbnet.dask.TextEmbeddingClassifier, {}),  # until the target loss
 }
 
