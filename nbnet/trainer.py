@@ -116,8 +116,8 @@ def beside(X, predictions: np.ndarray):
     return to_device(predictions)
 
 
-def table_on_gpu(X, device: str, name: str = "X"):
-    """Validated X of a GPU, which is not copied; see `nbnet.cuda.arrays.DeviceTable`.
+def validated_on_gpu(X, device: str, name: str, n_dims: int | None, dtypes: tuple):
+    """Validated X of a GPU, which is not copied; see `nbnet.cuda.arrays.device_array`.
 
     Raises
     ------
@@ -128,10 +128,10 @@ def table_on_gpu(X, device: str, name: str = "X"):
         raise ValueError(
             f"{name} is on a GPU, but device={device!r} computes on the CPU; set device='cuda' or copy it."
         )
-    from .cuda.arrays import device_table
+    from .cuda.arrays import device_array
     from .cuda.device import number_of
 
-    return device_table(X, number_of(device), name)
+    return device_array(X, number_of(device), name, n_dims, dtypes)
 
 
 @functools.cache

@@ -77,7 +77,7 @@ def channel_statistics(X, image_shape, row_numbers=None, weights=None) -> tuple[
     Parameters
     ----------
     X : ndarray
-        As in `as_images`.
+        As in `as_images`; or an array of a GPU with `copy_to_host`.
     image_shape : (height, width, channels)
     row_numbers : ndarray, optional
         The images that count.
@@ -89,7 +89,6 @@ def channel_statistics(X, image_shape, row_numbers=None, weights=None) -> tuple[
     ValueError
         Where the variance overflows.
     """
-    X = np.asarray(X).reshape(len(X), *image_shape)
     row_numbers = np.arange(len(X)) if row_numbers is None else row_numbers
     weights = np.ones(len(X)) if weights is None else weights
     shares = weights[row_numbers] / (weights[row_numbers].sum() * image_shape[0] * image_shape[1])
@@ -98,7 +97,9 @@ def channel_statistics(X, image_shape, row_numbers=None, weights=None) -> tuple[
         total = np.zeros(image_shape[2])
         for start in range(0, len(row_numbers), STATISTICS_IMAGES):
             some = slice(start, start + STATISTICS_IMAGES)
-            block = function(X[row_numbers[some]].astype(np.float64))
+            block = X[row_numbers[some]]
+            block = block.copy_to_host() if hasattr(block, "copy_to_host") else block
+            block = function(block.reshape(-1, *image_shape).astype(np.float64))
             rows = block.reshape(len(block), image_shape[0], -1).sum(axis=1)  # long rows are summed fast
             total += shares[some] @ rows.reshape(len(block), -1, image_shape[2]).sum(axis=1)
         return total

@@ -2,53 +2,58 @@
 
 from __future__ import annotations
 
+import functools
+import math
+
 import numpy as np
+from numba import uint32, uint64
 
-from .dense import gather, matrix
-from .jit import SIMULATED, cuda
-from .launch import Queue, check_size, empty, upload, zeros
+from .jit import SIMULATED, cuda, cuda_kernel
+from .launch import Queue, check_size, empty, upload
 from .optimizers import largest_magnitude, n_largest
-from .walk import Batch, Rows
+from .product import n_blocks
+from .walk import Rows
+
+BLOCK = 256  # threads
 
 
-class DeviceTable:
-    """A table on the GPU, validated and not copied: C order, float32 or float64, finite.
+class DeviceArray:
+    """A table or images on the GPU, validated and not copied: C order, finite.
 
     It stands where validation gives an ndarray, and has what estimators ask of one.
 
     Parameters
     ----------
-    values : device array (n_rows * n_columns,)
+    values : device array (n,)
+        All elements.
     shape : tuple of int
+        The first number counts rows.
     largest : float
-        Largest absolute value, where it is known.
+        Largest absolute value, or a number that none exceeds.
     """
 
-    ndim = 2
-
-    def __init__(self, values, shape: tuple[int, int], largest: float):
+    def __init__(self, values, shape: tuple[int, ...], largest: float):
         self.values, self.shape, self.largest = values, shape, largest
-        self.dtype = values.dtype
+        self.dtype, self.ndim = values.dtype, len(shape)
 
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __getitem__(self, rows: np.ndarray) -> DeviceTable:
+    def __getitem__(self, rows: np.ndarray) -> DeviceArray:
         """A copy of the rows of these numbers, on the GPU."""
-        n_rows, n_columns = len(rows), self.shape[1]
-        check_size(n_rows * n_columns, "some rows of X together")
-        taken, queue = empty(n_rows * n_columns, self.dtype), Queue()
-        batch = Batch(upload(np.asarray(rows, np.uint32)), zeros(3, np.uint32))
-        gather(queue, self.as_rows(), batch, matrix(taken, 0, n_columns), n_rows)
+        shape = len(rows), *self.shape[1:]
+        check_size(math.prod(shape), "some rows of X together")
+        taken, queue = empty(math.prod(shape), self.dtype), Queue()
+        take_rows(queue, self.values, upload(np.asarray(rows, np.uint32)), taken)
         queue.run()
-        return DeviceTable(taken, (n_rows, n_columns), self.largest)
+        return DeviceArray(taken, shape, self.largest)
 
-    def astype(self, dtype, copy: bool = False) -> DeviceTable:
+    def astype(self, dtype, copy: bool = False) -> DeviceArray:
         """Itself: kernels convert what they read."""
         return self
 
     def as_rows(self) -> Rows:
-        """As kernels read it."""
+        """A table as kernels read it."""
         none = empty(0, np.int32)
         return Rows(self.values, none, none, *(np.uint32(n) for n in self.shape))
 
@@ -57,8 +62,37 @@ class DeviceTable:
         return self.values.copy_to_host().reshape(self.shape)
 
 
-def device_table(X, number: int, name: str = "X") -> DeviceTable:
-    """The table that an array with `__cuda_array_interface__` is, on GPU `number`.
+@functools.cache
+def _take_kernel():
+    @cuda_kernel(BLOCK)
+    def take_rows(values, rows, out, width):
+        at = uint32(uint32(cuda.blockIdx.x) * uint32(BLOCK) + uint32(cuda.threadIdx.x))
+        if at < out.size:
+            row = uint64(rows[uint32(at // width)])
+            out[at] = values[row * uint64(width) + uint64(at % width)]
+
+    return take_rows
+
+
+def take_rows(queue, values, rows, out):
+    """``out[i] = values[rows[i]]``, where rows of all elements together are vectors."""
+    width = out.size // max(1, rows.size)
+    queue.add(_take_kernel(), n_blocks(max(1, out.size), BLOCK), BLOCK, values, rows, out, np.uint32(width))
+
+
+def device_array(X, number: int, name: str, n_dims: int | None, dtypes: tuple) -> DeviceArray:
+    """What an array with `__cuda_array_interface__` holds, on GPU `number`.
+
+    Parameters
+    ----------
+    X : array or DeviceArray
+    number : int
+    name : str
+        Of the argument, for messages.
+    n_dims : int or None
+        Dimensions that it must have; None: the caller looks at them.
+    dtypes : tuple of type
+        Types that it may have.
 
     Raises
     ------
@@ -66,22 +100,24 @@ def device_table(X, number: int, name: str = "X") -> DeviceTable:
         For an array of another GPU, type, number of dimensions or order, without rows, or with values that are not
         finite.
     """
-    if isinstance(X, DeviceTable):
+    if isinstance(X, DeviceArray):
         return X
     interface = X.__cuda_array_interface__
     shape, dtype = tuple(int(n) for n in interface["shape"]), np.dtype(interface["typestr"])
-    if len(shape) != 2:
+    if n_dims not in (None, len(shape)):
         raise ValueError(
-            f"Expected 2D array, got {len(shape)}D array instead: {name} on the GPU has the shape {shape}."
+            f"Expected {n_dims}D array, got {len(shape)}D array instead: {name} on the GPU has the shape {shape}."
         )
-    if dtype not in (np.float32, np.float64):
-        raise ValueError(f"{name} on the GPU has the dtype {dtype}; float32 or float64 is needed there.")
-    for n, what in zip(shape, ("sample", "feature"), strict=True):
+    if dtype not in dtypes:
+        *others, last = sorted(np.dtype(kind).name for kind in dtypes)
+        allowed = f"{', '.join(others)} or {last}"
+        raise ValueError(f"{name} on the GPU has the dtype {dtype}; {allowed} is needed there.")
+    for n, what in zip((shape[0], math.prod(shape[1:])), ("sample", "feature"), strict=True):
         if n == 0:
             raise ValueError(f"Found array with 0 {what}(s) (shape={shape}) while a minimum of 1 is required.")
         check_size(n, f"a row or column of {name}")
     strides = interface.get("strides")
-    if strides is not None and tuple(strides) != (shape[1] * dtype.itemsize, dtype.itemsize):
+    if strides is not None and tuple(strides) != _strides_in_c_order(shape, dtype.itemsize):
         raise ValueError(f"{name} on the GPU has the strides {tuple(strides)}; C order is needed there.")
     on = gpu_of(interface["data"][0])
     if on not in (None, number):
@@ -90,7 +126,11 @@ def device_table(X, number: int, name: str = "X") -> DeviceTable:
     largest = _largest(values)
     if not np.isfinite(largest):
         raise ValueError(f"Input {name} contains NaN or infinity.")
-    return DeviceTable(values, shape, largest)
+    return DeviceArray(values, shape, largest)
+
+
+def _strides_in_c_order(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
+    return tuple(itemsize * math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
 
 
 def gpu_of(pointer: int) -> int | None:
@@ -105,7 +145,9 @@ def gpu_of(pointer: int) -> int | None:
 
 
 def _largest(values) -> float:
-    """Largest absolute value, infinite where one is not finite."""
+    """Largest absolute value, infinite where one is not finite; of integers, the largest that there is."""
+    if values.dtype.kind != "f":
+        return float(np.iinfo(values.dtype).max)
     found, queue = empty(n_largest(values.size), values.dtype), Queue()
     largest_magnitude(queue, values, found)
     queue.run()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import NamedTuple
 
 import numba
@@ -31,6 +32,29 @@ class Images(NamedTuple):
     scale: object  # (channels,)
     n_rows: int  # uint32
     shape: tuple  # (height, width, channels), on the host
+
+
+class HostImages(NamedTuple):
+    """Images on the host, which come in pieces: see `streaming`. They keep their type on the way."""
+
+    X: np.ndarray  # (n, height, width[, channels])
+    mean: object
+    scale: object
+    n_rows: int  # uint32
+    shape: tuple
+
+    @property
+    def n_columns(self) -> int:
+        """Values of an image."""
+        return math.prod(self.shape)
+
+    def kind_on_gpu(self, kind):
+        """Type of the values there, where the network computes in `kind`."""
+        return self.X.dtype.type
+
+    def on_gpu(self, values, *none) -> Images:
+        """As kernels read the images of a buffer."""
+        return Images(values, self.mean, self.scale, self.n_rows, self.shape)
 
 
 # ---------------------------------------------------------------- images into the batch
@@ -69,18 +93,18 @@ def gather_images(queue, images, batch, image, n_images):
     queue.add(kernel, grid, THREADS, images.values, images.mean, images.scale, batch, image, sizes)
 
 
-def read_images(queue, images, batch, work, change, n_images):
+def read_images(queue, images, plan, work, change, n_images):
     """A batch of images into the first layer's maps, changed at random if there is a `change`: (Rule, seed)."""
     image = work.results[0].y
     if change is None:
-        gather_images(queue, images, batch, image, n_images)
+        gather_images(queue, images, plan.batch_of_rows, image, n_images)
         return
     rule, seed = change
     height, width, channels = images.shape
     size = height * width * channels
-    gather_images(queue, images, batch, maps_of(work.plain, 0, size, width, channels), n_images)
+    gather_images(queue, images, plan.batch_of_rows, maps_of(work.plain, 0, size, width, channels), n_images)
     plain = matrix(work.plain, 0, size)
-    augment_rows(queue, plain, image, images.shape, batch, rule, seed, n_images)
+    augment_rows(queue, plain, image, images.shape, plan.batch, rule, seed, n_images)
 
 
 # ---------------------------------------------------------------- forward

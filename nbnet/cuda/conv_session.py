@@ -10,9 +10,10 @@ from ..image_network import ImageNetwork
 from ..network import NONE, LayerKind, Loss, round_up
 from . import conv_walk
 from . import session as of_tables
+from .arrays import DeviceArray
 from .augment import as_rule
 from .conv2d import pieces_size
-from .conv_forward import Images
+from .conv_forward import HostImages, Images
 from .conv_net import (
     Results,
     Weights,
@@ -28,6 +29,7 @@ from .conv_net import (
 from .launch import check_size, empty, upload, zeros
 from .optimizers import flags_of_weights
 from .session import Session, as_targets
+from .streaming import has_room
 from .walk import Rows
 
 __all__ = ["ConvSession", "as_images", "as_targets", "channel_statistics"]
@@ -35,25 +37,28 @@ __all__ = ["ConvSession", "as_images", "as_targets", "channel_statistics"]
 BLOCK_ELEMENTS = 2**26  # of all maps of the images that go through the layers at a time outside training
 
 
-def as_images(X, image_shape, mean, deviation, dtype) -> Images:
-    """`X` on the GPU, in its own type; what has neither uint8 nor a float type becomes float64.
+def as_images(X, image_shape, mean, deviation, dtype) -> Images | HostImages:
+    """`X` on the GPU, in its own type; what has neither uint8 nor a float type becomes float64. A `DeviceArray` is not
+    copied; where the GPU has no room for X, it stays where it is, and comes in pieces when it is used.
 
     Parameters
     ----------
-    X : ndarray (n, height, width[, channels]) or (n, height * width * channels)
+    X : ndarray or DeviceArray (n, height, width[, channels]) or (n, height * width * channels)
     image_shape : (height, width, channels)
     mean, deviation : array_like (channels,)
         Values are read as ``(value - mean) / deviation``.
     dtype : dtype
         Of the network.
     """
-    X = np.asarray(X)
-    if X.dtype not in (np.uint8, np.float32, np.float64):
+    if not isinstance(X, DeviceArray) and X.dtype not in (np.uint8, np.float32, np.float64):
         X = X.astype(np.float64)
     height, width, channels = (int(n) for n in image_shape)
     scale = 1.0 / np.broadcast_to(np.asarray(deviation, np.float64), (channels,))
     factors = (upload(np.broadcast_to(a, (channels,)).astype(dtype)) for a in (mean, scale))
-    return Images(upload(X), *factors, np.uint32(len(X)), (height, width, channels))
+    rest = *factors, np.uint32(len(X)), (height, width, channels)
+    if isinstance(X, DeviceArray):
+        return Images(X.values, *rest)
+    return Images(upload(X), *rest) if has_room(X) else HostImages(X, *rest)
 
 
 class ConvSession(Session):

@@ -66,7 +66,7 @@ def train_step(queue, model, data, work, plan, rule, n_rows):
     dense, without_rows = model.dense, walk.Data(None, data.targets)
     change = None if model.augment is None else (model.augment, rule.seed)
     read_weights(queue, data.targets.on_device.weights, plan, work.weights, n_rows)
-    read_images(queue, data.rows, plan.batch, work, change, n_rows)
+    read_images(queue, data.rows, plan, work, change, n_rows)
     forward_layers(queue, model.layers, model.params, work, True, n_rows)
     walk.backpropagate(queue, dense, without_rows, plan, work.dense, rule, n_rows)
     walk.gradients(queue, dense, None, plan.batch, work.dense, False, n_rows)
@@ -80,7 +80,7 @@ def train_step(queue, model, data, work, plan, rule, n_rows):
 
 def predict_features(queue, model, rows, work, plan, n_rows):
     """The next images through all image layers, with running statistics and without changes."""
-    read_images(queue, rows, plan.batch, work, None, n_rows)
+    read_images(queue, rows, plan, work, None, n_rows)
     forward_layers(queue, model.layers, model.params, work, False, n_rows)
 
 

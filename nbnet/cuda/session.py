@@ -8,24 +8,24 @@ from ..cpu import session as cpu_session
 from ..epochs import ADAGRAD_START, EpochPlan, EpochSteps, UpdateRule, loss_constants, loss_divisor
 from ..network import Loss, Network, Optimizer, round_up, weight_of
 from . import walk
-from .arrays import DeviceTable
+from .arrays import DeviceArray
 from .dense import matrix
 from .launch import Queue, check_size, empty, upload, zeros
 from .losses import sum_of_batches
 from .optimizers import flags_of_weights, largest_magnitude, n_largest, n_sums
 from .product import Products
-from .streaming import HostRows, Resident, Streamed, has_room, source_of
+from .streaming import HostRows, Resident, Streamed, has_room, is_on_host, source_of
 from .walk import Batch, Data, DeviceTargets, LossRule, Model, Plan, Rows, Rule, StepRule, Steps, Targets, Workspace
 
 BLOCK_ROWS = 4096  # rows at a time outside training
 
 
 def as_rows(X) -> Rows | HostRows:
-    """`X`, a 2-D array or a CSR matrix (sorted, no repeats), on the GPU; a `DeviceTable` is not copied.
+    """`X`, a 2-D array or a CSR matrix (sorted, no repeats), on the GPU; a `DeviceArray` is not copied.
 
     Where the GPU has no room for it, X stays where it is, and comes in pieces when it is used.
     """
-    if isinstance(X, DeviceTable):
+    if isinstance(X, DeviceArray):
         return X.as_rows()
     for n, what in zip(X.shape, ("a column of X", "a row of X"), strict=True):
         check_size(n, what)
@@ -345,7 +345,7 @@ class Session:
 
     def _source(self, rows: Rows | HostRows, n: int, block: int) -> Resident | Streamed:
         """How rows come in blocks; buffers stay for rows that come again."""
-        if not isinstance(rows, HostRows):
+        if not is_on_host(rows):
             return source_of(rows, self._kind, n, block)
         if self._streamed is None or self._streamed[0] is not rows or self._streamed[1] != block:
             self._streamed = rows, block, source_of(rows, self._kind, n, block)

@@ -22,11 +22,25 @@ PIECE_BYTES = 2**28
 
 
 class HostRows(NamedTuple):
-    """X where it is, on the host: an ndarray, or CSR without repeats."""
+    """X where it is, on the host: an ndarray, or CSR without repeats. `nbnet.cuda.conv_forward.HostImages` is another
+    such class."""
 
     X: object
     n_rows: int  # uint32
     n_columns: int  # uint32
+
+    def kind_on_gpu(self, kind):
+        """Type of the values there, where the network computes in `kind`."""
+        return kind
+
+    def on_gpu(self, values, indices, indptr) -> Rows:
+        """As kernels read the rows of a buffer."""
+        return Rows(values, indices, indptr, self.n_rows, self.n_columns)
+
+
+def is_on_host(rows) -> bool:
+    """Whether what `as_rows` or `as_images` gave is to come in pieces."""
+    return hasattr(rows, "kind_on_gpu")
 
 
 def has_room(X) -> bool:
@@ -70,9 +84,9 @@ class Streamed:
 
     Parameters
     ----------
-    of : HostRows
+    of : HostRows or HostImages
     kind : type
-        float32 or float64: the network's, to which rows are converted on the way.
+        float32 or float64: the network's; rows of a table are converted to it on the way.
     n : int
         Rows of an epoch.
     batch_size : int
@@ -80,7 +94,7 @@ class Streamed:
     """
 
     def __init__(self, of: HostRows, kind, n: int, batch_size: int):
-        n_columns = int(of.n_columns)
+        n_columns, kind = int(of.n_columns), of.kind_on_gpu(kind)
         self._X, self._n = of.X, n
         is_sparse = hasattr(of.X, "indptr")
         counts = np.diff(of.X.indptr) if is_sparse else None
@@ -96,11 +110,11 @@ class Streamed:
             largest = int(np.sort(counts)[-piece:].sum(dtype=np.int64))
             index = np.int32 if 2 * largest < 2**31 else np.int64
             self._parts = _Halves(largest, kind), _Halves(largest, np.int32), _Halves(piece + 1, index)
-            self.rows = Rows(*(part.on_device for part in self._parts), of.n_rows, of.n_columns)
+            self.rows = of.on_gpu(*(part.on_device for part in self._parts))
             slots = piece + 1  # of a half: its last pointer is where its last row ends
         else:
             self._parts = (_Halves(piece * n_columns, kind),)
-            self.rows = Rows(self._parts[0].on_device, none, none, of.n_rows, of.n_columns)
+            self.rows = of.on_gpu(self._parts[0].on_device, none, none)
             slots = piece
         position = np.arange(n, dtype=np.uint32)
         self._slots = upload(position // piece % 2 * np.uint32(slots) + position % piece)
@@ -222,6 +236,6 @@ def second_stream():
 
 def source_of(rows, kind, n: int, batch_size: int) -> Resident | Streamed:
     """How rows come to the kernels, in batches of `batch_size`."""
-    if isinstance(rows, HostRows):
+    if is_on_host(rows):
         return Streamed(rows, kind, n, batch_size)
     return Resident(rows, n) if getattr(rows, "pieces", None) is None else InPieces(rows, n)

@@ -14,6 +14,7 @@ from sklearn.metrics import get_scorer_names
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, Options, StrOptions
+from sklearn.utils.validation import check_is_fitted
 
 from .. import random, trainer
 from ..network import ACTIVATION_CODES
@@ -226,6 +227,13 @@ class BaseNetwork(NetworkEstimator):
     @abstractmethod
     def _prepare_run(self, backend, table: Table, rows: np.ndarray, output: Output, call: Call) -> Run:
         """Network, starting parameters and what is learned from X itself, ready to train on `rows` of the table."""
+
+    def _on_host(self, X, y, sample_weight):
+        """Arguments of `score`, which is computed on the host: only X stays on a GPU, validated."""
+        if trainer.is_on_gpu(X):
+            check_is_fitted(self)
+            X = self._validate_rows(X)
+        return X, trainer.on_host(y), trainer.on_host(sample_weight)
 
     # ------------------------------------------------------------------ fit
 

@@ -177,13 +177,6 @@ class BaseMLP(BaseNetwork):
             predictions[start : start + BLOCK_ROWS] = session.predict(backend.as_rows(block))
         return predictions
 
-    def _on_host(self, X, y, sample_weight):
-        """Arguments of `score`, which is computed on the host: only X stays on a GPU, validated."""
-        if trainer.is_on_gpu(X):
-            check_is_fitted(self)
-            X = validate_table(self, X, reset=False)
-        return X, trainer.on_host(y), trainer.on_host(sample_weight)
-
     def _stochastic_solver(self) -> bool:
         """Condition for `partial_fit`."""
         if self.solver not in trainer.STOCHASTIC_SOLVERS:

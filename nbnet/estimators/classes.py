@@ -200,6 +200,25 @@ class ClassesMixin(ClassifierMixin):
         probabilities = self._probabilities(X)
         return trainer.beside(X, np.log(probabilities, out=probabilities))
 
+    def score(self, X, y, sample_weight=None) -> float:
+        """Share of the rows whose predicted class, or all of whose labels, are right.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, ...)
+            As in `fit`.
+        y : array-like of shape (n_samples,) or (n_samples, n_labels)
+            The true classes.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weight of each row.
+
+        Returns
+        -------
+        score : float
+            At most 1.
+        """
+        return super().score(*self._on_host(X, y, sample_weight))
+
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_label = True

@@ -491,7 +491,7 @@ class ConvClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClassesM
             The last hidden layer's output; without hidden layers the last image layer's, flat.
         """
         session, rows = self._session_and_rows(X)
-        return session.transform(rows)
+        return trainer.beside(X, session.transform(rows))
 
     @trainer.reporting_faults
     def _forward(self, X) -> np.ndarray:
@@ -501,7 +501,8 @@ class ConvClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClassesM
 
     def _session_and_rows(self, X):
         check_is_fitted(self)
-        X = self._validate_rows(X)
+        if not hasattr(type(X), "as_rows"):  # of a GPU, validated before
+            X = self._validate_rows(X)
         check_range(X, self.params_.dtype)
         backend = trainer.backend_for(self.device, self._session_kind, fitted=True)
         session = backend.ConvSession(self.network_, self.params_, self._loss, n_jobs=self.n_jobs)

@@ -9,6 +9,9 @@ import numpy as np
 from sklearn.utils import assert_all_finite
 from sklearn.utils.validation import check_array, validate_data
 
+from .. import trainer
+from .validation import array_on_gpu, validate_beside
+
 DTYPES = (np.float64, np.float32, np.uint8)  # anything else becomes the first
 CHECKED_IMAGES = 256  # at a time
 
@@ -18,11 +21,15 @@ def validate_images(estimator, X, y="no_validation", *, reset: bool = False, nam
 
     Sets `image_shape_` and `n_features_in_` if `reset`, else compares with them. Returns X, or X and y.
     """
-    flat = estimator.image_shape is not None
-    if not flat:
+    flat, on_gpu = estimator.image_shape is not None, trainer.is_on_gpu(X)
+    if on_gpu:
+        X = array_on_gpu(estimator, X, name, 2 if flat else None, DTYPES)
+    elif not flat:
         check_rectangular(X, name)
     options = {"dtype": DTYPES, "ensure_all_finite": False, "ensure_2d": flat, "allow_nd": not flat, **options}
-    if name == "X":
+    if on_gpu:
+        checked = validate_beside(estimator, X, y, reset=reset, **options)
+    elif name == "X":
         checked = validate_data(estimator, X, y, reset=reset, **options)
     else:  # `validate_data` would call it X
         validate_data(estimator, X, reset=False, skip_check_array=True, ensure_2d=flat)
@@ -36,7 +43,7 @@ def validate_images(estimator, X, y="no_validation", *, reset: bool = False, nam
             f"Images of {name} have the shape {shape} (height, width, channels), but {type(estimator).__name__} is "
             f"expecting {estimator.image_shape_} as in fit."
         )
-    if X.dtype.kind == "f":
+    if X.dtype.kind == "f" and not on_gpu:
         for start in range(0, len(X), CHECKED_IMAGES):
             some = X[start : start + CHECKED_IMAGES]
             assert_all_finite(some, estimator_name=type(estimator).__name__, input_name=name)
@@ -60,7 +67,7 @@ def check_rectangular(X, name: str) -> None:
             )
 
 
-def shape_of_images(X: np.ndarray, name: str) -> tuple[int, int, int]:
+def shape_of_images(X, name: str) -> tuple[int, int, int]:
     """(height, width, channels) of an array of images."""
     if X.ndim not in (3, 4):
         raise ValueError(

@@ -215,25 +215,6 @@ class MLPClassifier(ClassesMixin, BaseMLP):
         """
         return self._partial_fit(X, y, sample_weight, classes, X_val, y_val, sample_weight_val)
 
-    def score(self, X, y, sample_weight=None) -> float:
-        """Share of the rows whose predicted class, or all of whose labels, are right.
-
-        Parameters
-        ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            The input.
-        y : array-like of shape (n_samples,) or (n_samples, n_labels)
-            The true classes.
-        sample_weight : array-like of shape (n_samples,), default=None
-            Weight of each row.
-
-        Returns
-        -------
-        score : float
-            At most 1.
-        """
-        return super().score(*self._on_host(X, y, sample_weight))
-
 
 @documented
 class MLPRegressor(RegressorMixin, BaseMLP):

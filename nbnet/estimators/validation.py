@@ -106,19 +106,26 @@ def table_on_gpu(estimator, X, name: str = "X"):
     """
     if estimator.input_scaling is not None:
         raise ValueError(f"input_scaling={estimator.input_scaling!r} needs {name} on the host, but it is on a GPU.")
+    return array_on_gpu(estimator, X, name, 2, TABLE_DTYPES)
+
+
+def array_on_gpu(estimator, X, name: str, n_dims: int | None, dtypes: tuple):
+    """What a GPU holds, validated but for its shape where `n_dims` is None."""
     with trainer.faults_of(estimator.device):
-        return trainer.table_on_gpu(X, estimator.device, name)
+        return trainer.validated_on_gpu(X, estimator.device, name, n_dims, dtypes)
 
 
-def validate_table_on_gpu(estimator, X, y="no_validation", *, reset, multi_output=False, y_numeric=False):
-    """`validate_data` for X of a GPU, which is not copied."""
-    table = table_on_gpu(estimator, X)
+def validate_beside(
+    estimator, X, y="no_validation", *, reset, multi_output=False, y_numeric=False, ensure_2d=True, **options
+):
+    """`validate_data` for X that is valid itself, on a GPU: features and samples are compared, y is checked."""
+    features = dict(reset=reset, skip_check_array=True, ensure_2d=ensure_2d)
     if isinstance(y, str):
-        return validate_data(estimator, table, reset=reset, skip_check_array=True)
-    table, y = validate_data(estimator, table, y, reset=reset, skip_check_array=True)
+        return validate_data(estimator, X, **features)
+    X, y = validate_data(estimator, X, y, **features)
     y = _check_y(y, multi_output=multi_output, y_numeric=y_numeric, estimator=estimator)
-    check_consistent_length(table, y)
-    return table, y
+    check_consistent_length(X, y)
+    return X, y
 
 
 def validate_table(estimator, X, y="no_validation", **options):
@@ -134,7 +141,7 @@ def validate_table(estimator, X, y="no_validation", **options):
         validate_data(estimator, X.given, reset=options["reset"], skip_check_array=True)
         return X.table, y
     if trainer.is_on_gpu(X):
-        return validate_table_on_gpu(estimator, X, y, **options)
+        return validate_beside(estimator, table_on_gpu(estimator, X), y, **options)
     try:
         checked = validate_data(estimator, X, y, accept_sparse=["csr", "csc"], dtype=TABLE_DTYPES, **options)
     except ValueError as error:

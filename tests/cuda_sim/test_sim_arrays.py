@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from nbnet import MLPClassifier, MLPRegressor
+from nbnet import ConvClassifier, MLPClassifier, MLPRegressor
 from nbnet.cuda import arrays, product
-from nbnet.cuda.arrays import device_table, to_host
+from nbnet.cuda.arrays import device_array, to_host
 from tests.cuda_sim import simulator
 from tests.helpers import fit
 
@@ -113,8 +113,8 @@ def test_held_out_rows_scorers_checkpoints_and_partial_fit(tmp_path):
 def test_fingerprints_see_the_values():
     from nbnet.checkpoints import digest_of_data
 
-    table = device_table(Foreign(X), 0)
-    assert digest_of_data(table) == digest_of_data(X) != digest_of_data(device_table(Foreign(2 * X), 0))
+    table, other = (device_array(Foreign(values), 0, "X", 2, (np.float32,)) for values in (X, 2 * X))
+    assert digest_of_data(table) == digest_of_data(X) != digest_of_data(other)
     np.testing.assert_array_equal(table[np.array([3, 0, 3])].copy_to_host(), X[[3, 0, 3]])
 
 
@@ -156,3 +156,67 @@ def test_other_devices_and_settings(monkeypatch):
     monkeypatch.setattr(arrays, "gpu_of", lambda pointer: 1)
     with pytest.raises(ValueError, match="X_val is on GPU number 1, the estimator computes on number 0"):
         classifier().fit(X, CLASSES, X_val=Foreign(X), y_val=CLASSES)
+
+
+IMAGES, OF_IMAGES = RNG.integers(0, 256, (7, 4, 3, 2)).astype(np.uint8), np.array([0, 1, 0, 1, 1, 0, 1])
+KINDS = {
+    "uint8": (IMAGES, None),
+    "gray": (IMAGES[..., 0].astype(np.float32), None),
+    "flat": (IMAGES.reshape(7, -1).astype(np.float64), (4, -1, 2)),
+}
+
+
+def of_images(image_shape=None, **parameters):
+    settings = {"max_iter": 2, "batch_size": 3, "random_state": 0, "device": "cuda", "conv_algorithm": "direct"}
+    return ConvClassifier((2,), (), image_shape=image_shape, **settings | parameters)
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_images(kind, monkeypatch):
+    given, shape = KINDS[kind]
+    uploaded, to_device = [], simulator.module.to_device
+    expected = fit(of_images(shape), given, OF_IMAGES, X_val=given[:3], y_val=OF_IMAGES[:3])
+    monkeypatch.setattr(simulator.module, "to_device", lambda array: uploaded.append(array.shape) or to_device(array))
+    validation = {"X_val": Foreign(given[:3]), "y_val": Foreign(OF_IMAGES[:3])}
+    model = fit(of_images(shape), Foreign(given), Foreign(OF_IMAGES), **validation)
+    assert uploaded and (given.size,) not in uploaded
+    np.testing.assert_array_equal(model.params_, expected.params_)
+    assert model.history_["val_loss"] == expected.history_["val_loss"]
+    same(model.predict(Foreign(given)), expected.predict(given))
+    same(model.predict_proba(Foreign(given)), expected.predict_proba(given))
+    same(model.transform(Foreign(given)), expected.transform(given))
+    assert model.score(Foreign(given), Foreign(OF_IMAGES)) == expected.score(given, OF_IMAGES)
+
+
+def test_images_held_out_scorers_and_partial_fit():
+    settings = {"early_stopping": True, "validation_fraction": 0.3, "scoring": "accuracy"}
+    expected, model = (fit(of_images(**settings), x, OF_IMAGES) for x in (IMAGES, Foreign(IMAGES)))
+    np.testing.assert_array_equal(model.params_, expected.params_)
+    assert model.validation_scores_ == expected.validation_scores_
+    expected, model = (of_images().partial_fit(x, OF_IMAGES, classes=[0, 1]) for x in (IMAGES, Foreign(IMAGES)))
+    np.testing.assert_array_equal(model.params_, expected.params_)
+
+
+@pytest.mark.parametrize(
+    ("given", "shape", "message"),
+    [
+        (Foreign(IMAGES[:, 0, 0].copy()), None, r"X has the shape \(7, 2\), but images come as"),
+        (Foreign(IMAGES), (4, 3, 2), r"Expected 2D array, got 4D array instead: X on the GPU"),
+        (
+            Foreign(IMAGES.astype(int)),
+            None,
+            "X on the GPU has the dtype int64; float32, float64 or uint8 is needed there",
+        ),
+        (Foreign(IMAGES[:, :, ::-1]), None, "X on the GPU has the strides .*; C order is needed there"),
+        (Foreign(np.where(IMAGES == IMAGES[3, 2, 1, 0], np.nan, IMAGES)), None, "Input X contains NaN or infinity"),
+        (Foreign(IMAGES[:, :0]), None, "Found array with 0 feature"),
+    ],
+)
+def test_images_that_cannot_be_used(given, shape, message):
+    model = of_images(shape)
+    with pytest.raises(ValueError, match=message):
+        model.fit(given, OF_IMAGES)
+    assert "image_shape_" not in vars(model)
+    model = fit(of_images(), IMAGES, OF_IMAGES)
+    with pytest.raises(ValueError, match=r"Images of X have the shape \(2, 3, 2\)"):
+        model.predict(Foreign(IMAGES[:, :2].copy()))

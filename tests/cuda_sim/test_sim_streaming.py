@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from nbnet import MLPClassifier
+from nbnet import ConvClassifier, MLPClassifier
 from nbnet.cpu import session as cpu
-from nbnet.cuda import product, streaming
+from nbnet.cuda import conv_session, product, streaming
 from nbnet.cuda import session as gpu
 from tests.cuda_sim import simulator
 from tests.helpers import fit
@@ -57,6 +57,27 @@ def test_the_bits_are_those_of_an_X_that_fits(given, parameters, no_room):
     np.testing.assert_array_equal(model.params_, expected.params_)
     assert model.history_["val_loss"] == expected.history_["val_loss"]
     np.testing.assert_array_equal(model.predict_proba(given), probabilities)
+
+
+@pytest.mark.parametrize("kind", ["uint8", "strided"])
+def test_images(kind, no_room):
+    """Changed at random as if all were there; uint8 stays so on the way."""
+    given = RNG.integers(0, 256, (18, 4, 3, 2)).astype(np.uint8)[..., 0]
+    given = np.ascontiguousarray(given) if kind == "uint8" else given.astype(float)[:, ::-1]
+    settings = {"max_iter": 2, "batch_size": 4, "random_state": 0, "device": "cuda", "conv_algorithm": "direct"}
+    model = ConvClassifier((2,), (), augment={"shift": 1, "horizontal_flip": 0.5}, dtype="float32", **settings)
+    held_out = {"X_val": given[15:], "y_val": CLASSES[15:18]}
+    expected = fit(model, given, CLASSES[:18], **held_out)
+    parameters, curve = expected.params_.copy(), expected.history_["val_loss"]
+    predictions, features = expected.predict_proba(given), expected.transform(given)
+    no_room()
+    images = conv_session.as_images(given, (4, 3, 1), 0.0, 1.0, np.float32)
+    assert streaming.is_on_host(images) and images.kind_on_gpu(np.float32) == given.dtype.type
+    fit(model, given, CLASSES[:18], **held_out)
+    np.testing.assert_array_equal(model.params_, parameters)
+    assert model.history_["val_loss"] == curve
+    np.testing.assert_array_equal(model.predict_proba(given), predictions)
+    np.testing.assert_array_equal(model.transform(given), features)
 
 
 @pytest.mark.parametrize("kind", ["dense", "csr"])
