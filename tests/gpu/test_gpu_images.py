@@ -10,7 +10,8 @@ from tests.helpers import fit
 if REASON := why_no_cuda():
     pytest.skip(REASON, allow_module_level=True)
 
-from nbnet.cuda import launch
+from nbnet.cuda import launch, streaming
+from nbnet.cuda.jit import cuda
 
 NETWORKS = {
     "plain": {"conv_layers": (32, "max_pool", 64, "max_pool")},
@@ -49,6 +50,21 @@ def test_a_fit_equals_the_cpus(name, dtype):
     np.testing.assert_allclose(gpu.params_, cpu.params_, rtol=0, atol=limit)
     np.testing.assert_allclose(gpu.predict_proba(X), cpu.predict_proba(X), rtol=0, atol=10 * limit)
     np.testing.assert_allclose(gpu.transform(X), cpu.transform(X), rtol=0, atol=100 * limit)
+
+
+def test_images_of_the_gpu_and_images_in_pieces(monkeypatch):
+    """Used where they lie, and brought while the GPU computes: the same bits."""
+    X, labels = data()
+    model = classifier(device="cuda", **NETWORKS["changed"])
+    expected = fit(model, X, labels).params_.copy()
+    on_gpu = cuda.to_device(X)
+    np.testing.assert_array_equal(fit(model, on_gpu, labels).params_, expected)
+    probabilities = model.predict_proba(on_gpu)
+    np.testing.assert_array_equal(cuda.as_cuda_array(probabilities).copy_to_host(), model.predict_proba(X))
+    monkeypatch.setattr(streaming, "RESIDENT_SHARE", 0.0)
+    monkeypatch.setattr(streaming, "PIECE_BYTES", 2 * 70 * X[0].nbytes)  # two batches: copies and launches overlap
+    for _ in range(5):
+        np.testing.assert_array_equal(fit(model, X, labels).params_, expected)
 
 
 @pytest.mark.parametrize("kind", ["uint8", "float32", "float64"])
