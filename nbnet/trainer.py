@@ -339,6 +339,8 @@ class StochasticTraining:
         An epoch of a greater loss has diverged, even if its weights are finite.
     target_loss : float
         Training ends after an epoch whose loss is at most this.
+    keeps_snapshot : bool
+        Whether to keep the parameters of the last finite epoch; without them, training that diverges raises an error.
     validation : Validation or None
         Rows to validate on.
     hooks : EpochHooks
@@ -360,6 +362,7 @@ class StochasticTraining:
         has_finite_epoch: bool = False,
         largest_loss: float = np.inf,
         target_loss: float = -np.inf,
+        keeps_snapshot: bool = True,
         validation: Validation | None = None,
         hooks: EpochHooks | None = None,
         checkpoint: Checkpoint | None = None,
@@ -372,7 +375,7 @@ class StochasticTraining:
         self.batch_size = check_batch_size(settings.batch_size, self.n_samples)
         self.n_batches = -(-self.n_samples // self.batch_size)
         self.best_params, self.has_finite_epoch = best_params, has_finite_epoch
-        self.largest_loss, self.target_loss = largest_loss, target_loss
+        self.largest_loss, self.target_loss, self.keeps_snapshot = largest_loss, target_loss, keeps_snapshot
         resumed = state is not None and state.solver == settings.solver and state.moments is not None
         self.state = state if resumed else OptimizerState(settings.solver)
         self.epochs_before = len(progress.loss_curve)  # with one seed, shuffles go on where the last call ended
@@ -417,9 +420,9 @@ class StochasticTraining:
         Raises
         ------
         ValueError
-            scikit-learn's, where not one epoch was finite.
+            scikit-learn's, where not one epoch was finite, or where training diverges and no snapshot is kept.
         """
-        last_finite = self.session.snapshot()
+        last_finite = self.session.snapshot() if self.keeps_snapshot else None
         interrupted = diverged = stopping = False
         try:
             while not stopping and self.progress.n_iter < max_epochs:
@@ -427,7 +430,8 @@ class StochasticTraining:
                 diverged = not self.run_epoch()
                 if diverged:
                     break
-                last_finite = self.session.snapshot(last_finite)
+                if self.keeps_snapshot:
+                    last_finite = self.session.snapshot(last_finite)
                 stopping = self.update_stopping_rule()
                 # not behind the last epoch: what goes on from a checkpoint has something to do and warns as usual
                 if self.checkpoint is not None and not stopping and self.progress.n_iter < max_epochs:
@@ -441,6 +445,8 @@ class StochasticTraining:
             warnings.warn("Training interrupted by user.", stacklevel=2)
             diverged = not np.isfinite(self.session.params).all()
         if diverged:
+            if not self.keeps_snapshot:
+                raise ValueError(NON_FINITE_WEIGHTS)
             self.session.restore(last_finite)
             if not interrupted:
                 self.report_divergence()

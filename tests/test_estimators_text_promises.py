@@ -18,6 +18,8 @@ from sklearn.model_selection import GridSearchCV
 
 from nbnet import TextEmbeddingClassifier, datasets
 from nbnet.cpu.session import Session
+from nbnet.cpu.text_session import TextSession
+from nbnet.estimators import text_run
 from nbnet.estimators.text import SOLVERS
 from nbnet.estimators.text_run import LOSSES
 from nbnet.jit import JIT_DISABLED
@@ -147,6 +149,23 @@ def test_a_learning_rate_of_a_million(solver, loss, hidden):
     assert np.isfinite(estimator.params_).all()
     assert np.isfinite(estimator.predict_proba(TEXTS)).all()
     assert np.isnan(estimator.loss_curve_[-1])
+
+
+def test_parameters_are_copied_after_each_epoch_only_where_training_may_diverge(monkeypatch):
+    """If it diverges all the same, that is an error, and the estimator stays as it was."""
+    copies, snapshot = [], TextSession.snapshot
+    monkeypatch.setattr(TextSession, "snapshot", lambda *args: copies.append(args) or snapshot(*args))
+    estimator = small().fit(TEXTS, Y)
+    assert not copies
+    for cautious in ({"learning_rate_init": 0.6}, {"solver": "sgd"}, {"solver": "adam"}, {"hidden_layer_sizes": (3,)}):
+        small(**cautious, max_iter=1, target_loss=100.0).fit(TEXTS, Y)
+        assert copies
+        copies.clear()
+    monkeypatch.setattr(text_run, "TAME_RATE", np.inf)
+    before = joblib.hash(estimator)
+    with pytest.raises(ValueError, match="Solver produced non-finite parameter weights"):
+        estimator.set_params(learning_rate_init=1e6, max_iter=20, target_loss=None).fit(TEXTS, Y)
+    assert joblib.hash(estimator.set_params(**small().get_params())) == before
 
 
 def test_a_failed_fit_changes_nothing():

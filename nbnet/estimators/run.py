@@ -127,6 +127,7 @@ class Run(ABC):
     starts_usable = False  # whether the parameters to start from predict sensibly
     largest_loss = np.inf  # an epoch of a greater loss has diverged
     target_loss = -np.inf  # training ends after an epoch of at most this loss
+    keeps_snapshot = True  # of the last finite parameters, in case that training diverges
     checkpoint = None  # where training goes on from
 
     def __init__(self, estimator, backend, session, settings: trainer.Settings, seed: int):
@@ -220,6 +221,7 @@ class Run(ABC):
             has_finite_epoch=self.starts_usable or not first_pass,
             largest_loss=self.largest_loss,
             target_loss=self.target_loss,
+            keeps_snapshot=self.keeps_snapshot,
             validation=validation,
             hooks=hooks,
             checkpoint=self.checkpoint,

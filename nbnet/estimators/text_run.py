@@ -14,6 +14,7 @@ from .run import Run, Table
 from .validation import cast_finite, check_activations, check_hidden_layer_sizes
 
 BATCH_SIZE = 32  # documents of a batch where the user leaves it to us
+TAME_RATE = 0.5  # no step of adagrad is longer than the rate: linear classifiers diverge from rates of 20 on
 WORST_LOSS = 1000.0  # times 1 + log(n_classes), about the loss of a guess: an epoch above it has diverged
 
 POOLINGS = {member.name.lower(): member for member in Pooling}
@@ -130,6 +131,10 @@ class TextRun(Run):
         self.largest_loss = WORST_LOSS * (1.0 + np.log(n_outputs))
         if estimator.target_loss is not None:
             self.target_loss = estimator.target_loss + smallest_loss(estimator, table, n_outputs)
+        # a snapshot would be a third of the memory of a fit
+        is_linear = not check_hidden_layer_sizes(estimator.hidden_layer_sizes)
+        is_tame = is_linear and estimator.solver == "adagrad" and estimator.learning_rate_init <= TAME_RATE
+        self.keeps_snapshot = not is_tame
         batch_size = min(BATCH_SIZE, len(table.X)) if estimator.batch_size == "auto" else estimator.batch_size
         fixed = {"nesterovs_momentum": False, "max_fun": 0, "max_grad_norm": None}
         settings = trainer.Settings.of(estimator, batch_size=batch_size, **fixed)
