@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -94,8 +95,9 @@ class Words:
                 self._make_room()
         self._n_documents += n_documents
         self._spellings.append(copied(text, self._vocabulary.spans[before : self.n]))
-        tokens.resize(progress[N_TOKENS], refcheck=False)
-        return tokens, token_starts
+        kept = own_pages(progress[N_TOKENS], np.int32)
+        kept[:] = tokens[: kept.size]
+        return kept, token_starts
 
     def _make_room(self) -> None:
         room = _room_for(max(1 << 10, 2 * self.n))
@@ -109,6 +111,15 @@ class Words:
 def _room_for(n_words: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """`hashes`, `spans` and `usage` of a Vocabulary."""
     return np.empty(n_words, np.uint64), np.empty((n_words, 2), np.int64), np.zeros((n_words, 3), np.int32)
+
+
+def own_pages(n: int, dtype) -> np.ndarray:
+    """Vector of `n` zeros whose memory the system has back as soon as the vector is gone.
+
+    malloc keeps what it is given back, up to 32 MB, where something else lies behind it.
+    """
+    kind = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_ANONYMOUS") else {}
+    return np.frombuffer(mmap.mmap(-1, max(1, int(n)) * np.dtype(dtype).itemsize, **kind), dtype, int(n))
 
 
 def word_slots(n_words: int, stop_hashes: np.ndarray) -> np.ndarray:

@@ -414,7 +414,8 @@ class TextEmbeddingClassifier(
         elif self.early_stopping:
             documents, held_out_documents = self._split(table.encoded, documents, random_state)
             held_out = table.take(held_out_documents)
-        table = table.take(documents)
+        if documents.size < len(table.X):
+            table = table.take(documents)
 
         self._loss = LOSSES[self.loss]
         rows = self._learn_vocabulary(backend, analysis, table, first)
