@@ -445,7 +445,7 @@ class StochasticTraining:
             warnings.warn("Training interrupted by user.", stacklevel=2)
             diverged = not np.isfinite(self.session.params).all()
         if diverged:
-            if not self.keeps_snapshot:
+            if last_finite is None:
                 raise ValueError(NON_FINITE_WEIGHTS)
             self.session.restore(last_finite)
             if not interrupted:

@@ -157,10 +157,23 @@ def test_parameters_are_copied_after_each_epoch_only_where_training_may_diverge(
     monkeypatch.setattr(TextSession, "snapshot", lambda *args: copies.append(args) or snapshot(*args))
     estimator = small().fit(TEXTS, Y)
     assert not copies
-    for cautious in ({"learning_rate_init": 0.6}, {"solver": "sgd"}, {"solver": "adam"}, {"hidden_layer_sizes": (3,)}):
+    words = TEXTS[0].split()
+    for cautious in (
+        {"learning_rate_init": 0.6},
+        {"solver": "sgd"},
+        {"solver": "adam"},
+        {"hidden_layer_sizes": (3,)},
+        {"alpha": 1e-3},
+        {"pretrained_embeddings": (words, np.ones((len(words), estimator.embedding_dim)))},
+    ):
         small(**cautious, max_iter=1, target_loss=100.0).fit(TEXTS, Y)
         assert copies
         copies.clear()
+    small(warm_start=True, max_iter=1, target_loss=100.0).fit(TEXTS, Y).fit(TEXTS, Y)
+    assert copies
+    copies.clear()
+    small().partial_fit(TEXTS, Y, classes=np.unique(Y)).partial_fit(TEXTS, Y)
+    assert copies
     monkeypatch.setattr(text_run, "TAME_RATE", np.inf)
     before = joblib.hash(estimator)
     with pytest.raises(ValueError, match="Solver produced non-finite parameter weights"):

@@ -104,9 +104,10 @@ def device_array(X, number: int, name: str, n_dims: int | None, dtypes: tuple) -
         return X
     interface = X.__cuda_array_interface__
     shape, dtype = tuple(int(n) for n in interface["shape"]), np.dtype(interface["typestr"])
-    if n_dims not in (None, len(shape)):
+    if not shape or n_dims not in (None, len(shape)):
+        expected = "rows" if n_dims is None else f"{n_dims}D array"
         raise ValueError(
-            f"Expected {n_dims}D array, got {len(shape)}D array instead: {name} on the GPU has the shape {shape}."
+            f"Expected {expected}, got {len(shape)}D array instead: {name} on the GPU has the shape {shape}."
         )
     if dtype not in dtypes:
         *others, last = sorted(np.dtype(kind).name for kind in dtypes)

@@ -205,7 +205,7 @@ class ClassesMixin(ClassifierMixin):
 
         Parameters
         ----------
-        X : array-like or sparse matrix of shape (n_samples, ...)
+        X : array-like of shape (n_samples, ...)
             As in `fit`.
         y : array-like of shape (n_samples,) or (n_samples, n_labels)
             The true classes.

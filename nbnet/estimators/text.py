@@ -426,7 +426,7 @@ class TextEmbeddingClassifier(
             self._tree = backend.huffman_tree(self._class_counts[0]) if is_tree else None
         latest = None if first else self._latest if incremental else self.params_
         self.network_, params = starting_params(self, backend, self._index, len(self.classes_), latest, dtype, seed)
-        run = TextRun(self, backend, params, table, seed, rows)
+        run = TextRun(self, backend, params, table, seed, rows, is_new=first and self.pretrained_embeddings is None)
         return Job(run, table, np.arange(len(documents)), held_out, first)
 
     def __getstate__(self) -> dict:

@@ -121,20 +121,22 @@ class TextRun(Run):
     table : Table
         Documents to train on.
     learned : Texts or None
-        The same as the backend reads them, where the vocabulary was learned from them.
+        The same as the backend reads them, in `fit` and `partial_fit`.
+    is_new : bool
+        Whether the vectors to start from are small and random.
     """
 
     starts_usable = True
 
-    def __init__(self, estimator, backend, params: np.ndarray, table: Table, seed: int, learned=None):
+    def __init__(self, estimator, backend, params: np.ndarray, table: Table, seed: int, learned=None, is_new=False):
         n_outputs = int(estimator.network_.layers["n_out"][-1])
         self.largest_loss = WORST_LOSS * (1.0 + np.log(n_outputs))
         if estimator.target_loss is not None:
             self.target_loss = estimator.target_loss + smallest_loss(estimator, table, n_outputs)
         # a snapshot would be a third of the memory of a fit
         is_linear = not check_hidden_layer_sizes(estimator.hidden_layer_sizes)
-        is_tame = is_linear and estimator.solver == "adagrad" and estimator.learning_rate_init <= TAME_RATE
-        self.keeps_snapshot = not is_tame
+        is_gentle = estimator.solver == "adagrad" and estimator.learning_rate_init <= TAME_RATE and not estimator.alpha
+        self.keeps_snapshot = not (is_new and is_linear and is_gentle)
         batch_size = min(BATCH_SIZE, len(table.X)) if estimator.batch_size == "auto" else estimator.batch_size
         fixed = {"nesterovs_momentum": False, "max_fun": 0, "max_grad_norm": None}
         settings = trainer.Settings.of(estimator, batch_size=batch_size, **fixed)
@@ -155,7 +157,7 @@ class TextRun(Run):
         return super().stochastic(data, validation, hooks, first_pass, incremental)
 
     def training_rows(self, X):
-        return self.rows(X) if self.learned is None else self.learned
+        return self.learned
 
     def rows(self, X):
         return Reader(self.estimator, None).documents(X.tolist(), self.estimator.n_jobs)
