@@ -47,8 +47,9 @@ def main() -> int:
         group for group in ([cc for cc in capabilities if (cc >= HOPPER) == new] for new in (False, True)) if group
     ]
     if arguments.part is not None:
-        (group,) = groups
-        return check(group, arguments.part, arguments.complete, arguments.keep, arguments.v)
+        if len(groups) > 1:
+            parser.error("--part takes capabilities on one side of 9.0")
+        return check(groups[0], arguments.part, arguments.complete, arguments.keep, arguments.v)
     commands = [
         [sys.executable, *sys.argv, "--part", str(part), "--cc", *(f"{major}.{minor}" for major, minor in group)]
         for group in groups

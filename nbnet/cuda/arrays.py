@@ -118,7 +118,7 @@ def device_array(X, number: int, name: str, n_dims: int | None, dtypes: tuple) -
             raise ValueError(f"Found array with 0 {what}(s) (shape={shape}) while a minimum of 1 is required.")
         check_size(n, f"a row or column of {name}")
     strides = interface.get("strides")
-    if strides is not None and tuple(strides) != _strides_in_c_order(shape, dtype.itemsize):
+    if strides is not None and not _is_in_c_order(shape, strides, dtype.itemsize):
         raise ValueError(f"{name} on the GPU has the strides {tuple(strides)}; C order is needed there.")
     on = gpu_of(interface["data"][0])
     if on not in (None, number):
@@ -130,8 +130,10 @@ def device_array(X, number: int, name: str, n_dims: int | None, dtypes: tuple) -
     return DeviceArray(values, shape, largest)
 
 
-def _strides_in_c_order(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
-    return tuple(itemsize * math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+def _is_in_c_order(shape: tuple[int, ...], strides, itemsize: int) -> bool:
+    """Whether elements follow each other; the stride of an axis of length one means nothing."""
+    steps = (itemsize * math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+    return all(n == 1 or stride == step for n, stride, step in zip(shape, strides, steps, strict=True))
 
 
 def gpu_of(pointer: int) -> int | None:

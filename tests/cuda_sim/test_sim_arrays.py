@@ -162,6 +162,7 @@ IMAGES, OF_IMAGES = RNG.integers(0, 256, (7, 4, 3, 2)).astype(np.uint8), np.arra
 KINDS = {
     "uint8": (IMAGES, None),
     "gray": (IMAGES[..., 0].astype(np.float32), None),
+    "one channel": (np.lib.stride_tricks.as_strided(IMAGES[..., 0].copy(), (7, 4, 3, 1), (12, 3, 1, 12)), None),
     "flat": (IMAGES.reshape(7, -1).astype(np.float64), (4, -1, 2)),
 }
 
@@ -210,6 +211,7 @@ def test_images_held_out_scorers_and_partial_fit():
         (Foreign(IMAGES[:, :, ::-1]), None, "X on the GPU has the strides .*; C order is needed there"),
         (Foreign(np.where(IMAGES == IMAGES[3, 2, 1, 0], np.nan, IMAGES)), None, "Input X contains NaN or infinity"),
         (Foreign(IMAGES[:, :0]), None, "Found array with 0 feature"),
+        (Foreign(np.array(1.0)), None, "Expected rows, got 0D array instead"),
     ],
 )
 def test_images_that_cannot_be_used(given, shape, message):
