@@ -2,6 +2,7 @@
 
 import os
 
+import numpy as np
 import pytest
 
 os.environ.setdefault("MPLBACKEND", "agg")
@@ -16,3 +17,12 @@ def pytest_collection_modifyitems(items):
         for item in items:
             if "slow_without_jit" in item.keywords:
                 item.add_marker(skip)
+
+
+@pytest.fixture(autouse=True)
+def same_numbers(request, monkeypatch):
+    """What a test draws depends on no test before it: generators, NumPy's and those of modules, begin anew for each."""
+    np.random.seed(0)
+    for name, value in list(vars(request.module).items()):
+        if isinstance(value, np.random.Generator):
+            monkeypatch.setattr(request.module, name, np.random.default_rng(0))
