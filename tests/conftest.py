@@ -22,7 +22,7 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(autouse=True)
 def same_numbers(request, monkeypatch):
     """What a test draws depends on no test before it: generators, NumPy's and those of modules, begin anew for each."""
-    np.random.seed(0)
+    np.random.seed(0)  # noqa: NPY002, what random_state=None draws from
     for name, value in list(vars(request.module).items()):
         if isinstance(value, np.random.Generator):
             monkeypatch.setattr(request.module, name, np.random.default_rng(0))

@@ -8,7 +8,7 @@ from nbnet.cpu.conv2d import Map
 from nbnet.cpu.dense import Matrix
 from nbnet.cpu.pooling import Output, Place
 from nbnet.image_network import ConvSpec, PoolSpec, build_images
-from nbnet.network import Activation, DenseSpec, LayerKind, aligned_zeros, round_up
+from nbnet.network import NONE, Activation, DenseSpec, LayerKind, aligned_zeros, round_up
 from tests import reference, reference_conv
 
 MAX, AVG = LayerKind.MAX_POOL, LayerKind.AVG_POOL
@@ -84,10 +84,12 @@ def test_poolings_alone(height, width, channels, pool, kind):
     )
 
 
-def test_readers_of_one_map_share_its_gradient():
+@pytest.mark.parametrize("activation", [NONE, Activation.RELU, Activation.IDENTITY])
+def test_readers_of_one_map_share_its_gradient(activation):
     rng = np.random.default_rng(0)
-    parts, slopes = rng.normal(size=(3, 4, 5, 17)), rng.normal(size=(4, 5, 17))
-    place, view, gap = a_map(slopes, gaps=1)
+    parts, target = rng.normal(size=(3, 4, 5, 17)), rng.normal(size=(4, 5, 17))  # slopes, or outputs
+    slopes = {NONE: target, Activation.RELU: target > 0, Activation.IDENTITY: 1.0}[activation]
+    place, view, gap = a_map(target, gaps=1)
     for part, adds, leaves in zip(parts, (0, 1, 1), (1, 1, 0), strict=True):
-        pooling.deliver(a_map(part)[0], Place(place, gap, adds, leaves), 4, 5, 17)
+        pooling.deliver(a_map(part)[0], Place(place, int(activation), gap, adds, leaves), 4, 5, 17)
     np.testing.assert_allclose(view[0], slopes * parts.sum(axis=0))

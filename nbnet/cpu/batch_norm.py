@@ -135,18 +135,30 @@ def norm_factors(params, layer, statistics, norm):
 
 @cpu_kernel
 def image_gradient_sums(grad, z, statistics, layer, sums):
-    """Row 1 of `sums`: the sum over one image's pixels of the gradient times the normalized z; row 0, the sum of the
-    gradient alone, is there already (`activation_backward`)."""
-    vector = shape(1, 1)
+    """Sums over an image's pixels that batch norm's gradient needs: ``sums[0]`` of the gradient, ``sums[1]`` of the
+    gradient times the normalized z."""
+    vector, several = shape(1, 1), shape(SIDE_BY_SIDE, 1)
+    height, width = layer["height"], layer["width"]
+    whole = width // SIDE_BY_SIDE * SIDE_BY_SIDE
     for c in range(0, layer["n_out"], lanes(z.data)):
         mean = tile_load(vector, statistics.data, statistics.start + c, 0)
+        means = tile_load(several, statistics.data, statistics.start + c, 0)
         inverse = tile_load(vector, statistics.data, statistics.start + statistics.stride + c, 0)
-        total = tile_zeros(vector, z.data)
-        for h in range(layer["height"]):
-            for w in range(layer["width"]):
+        total, totals = tile_zeros(vector, z.data), tile_zeros(several, z.data)
+        along, alongs = tile_zeros(vector, z.data), tile_zeros(several, z.data)
+        for h in range(height):
+            for w in range(0, whole, SIDE_BY_SIDE):
+                gaps = tile_load(several, z.data, position_of(z, h, w, c), z.stride) - means
+                gradients = tile_load(several, grad.data, position_of(grad, h, w, c), grad.stride)
+                totals = totals + gradients
+                alongs = scalar.fma(gaps, gradients, alongs)
+            for w in range(whole, width):
                 gap = tile_load(vector, z.data, position_of(z, h, w, c), 0) - mean
-                total = scalar.fma(gap, tile_load(vector, grad.data, position_of(grad, h, w, c), 0), total)
-        tile_store(total * inverse, sums.data, sums.start + sums.stride + c, 0)
+                gradient = tile_load(vector, grad.data, position_of(grad, h, w, c), 0)
+                total = total + gradient
+                along = scalar.fma(gap, gradient, along)
+        tile_store(total + tile_rows_sum(totals), sums.data, sums.start + c, 0)
+        tile_store((along + tile_rows_sum(alongs)) * inverse, sums.data, sums.start + sums.stride + c, 0)
 
 
 @cpu_kernel
@@ -161,11 +173,12 @@ def sum_images(sums, row, n_images, n_out, total):
 
 
 @cpu_kernel
-def batch_norm_backward(grad, z, statistics, totals, share, params_layer):
-    """The gradient of batch norm's input, in place of that of its output.
+def batch_norm_backward(grad, z, statistics, totals, share, params_layer, grad_z):
+    """The gradient of batch norm's input.
 
-    ``grad = factor * (grad - share * (totals[0] + normalized z * totals[1]))`` with ``factor = scale / sqrt(variance +
-    EPSILON)``; `share` is the image's part in the statistics, a pixel: zero where they are the running ones.
+    ``grad_z = factor * (grad - share * (totals[0] + normalized z * totals[1]))`` with ``factor = scale /
+    sqrt(variance + EPSILON)``; `share` is the image's part in the statistics, a pixel: zero where they are the running
+    ones.
 
     Parameters
     ----------
@@ -174,18 +187,19 @@ def batch_norm_backward(grad, z, statistics, totals, share, params_layer):
         Of the batch; see `norm_factors` and `image_gradient_sums`.
     share : float
     params_layer : ((n_params,), LAYER)
+    grad_z : Map (height, width, n_out)
+        Overwritten; may be `grad`.
     """
     params, layer = params_layer
-    vector = shape(1, 1)
+    vector, height, width = shape(1, 1), layer["height"], layer["width"]
     for c in range(0, layer["n_out"], lanes(z.data)):
         mean = tile_load(vector, statistics.data, statistics.start + c, 0)
         inverse = tile_load(vector, statistics.data, statistics.start + statistics.stride + c, 0)
         factor = tile_load(vector, params, layer["scale_start"] + c, 0) * inverse
         along = tile_load(vector, totals.data, totals.start + totals.stride + c, 0) * inverse * share
         common = tile_load(vector, totals.data, totals.start + c, 0) * share
-        for h in range(layer["height"]):
-            for w in range(layer["width"]):
-                position = position_of(grad, h, w, c)
+        for h in range(height):
+            for w in range(width):
                 gap = tile_load(vector, z.data, position_of(z, h, w, c), 0) - mean
-                g = tile_load(vector, grad.data, position, 0) - scalar.fma(gap, along, common)
-                tile_store(factor * g, grad.data, position, 0)
+                g = tile_load(vector, grad.data, position_of(grad, h, w, c), 0) - scalar.fma(gap, along, common)
+                tile_store(factor * g, grad_z.data, position_of(grad_z, h, w, c), 0)

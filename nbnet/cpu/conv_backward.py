@@ -40,28 +40,38 @@ from .winograd import (
 def gradient_before_activation(net, number, i, span, sums):
     """Gradient of image i before the activation, into the scratch; its sums by channel into `sums`."""
     layer, grad = net.layers[number], gradient_map(net, number, i, span)
-    activation_backward(grad, net.codes, -net.slopes_gap, layer, grad_z_of(net, number), sums)
+    codes_gap = -net.places[number]["gradient_gap"]
+    activation_backward(grad, net.codes, codes_gap, layer, grad_z_of(net, number), sums)
+
+
+@cpu_kernel
+def gradient_before_norm(net, number, i, span):
+    """Gradient of batch norm's output of image i: where its reader has left it, or spread over pooling's windows."""
+    layer = net.layers[number]
+    if layer["pool_height"] * layer["pool_width"] == 1:
+        return gradient_map(net, number, i, span)
+    gradient_before_activation(net, number, i, span, Matrix(net.scratch, np.int64(0), layer["out_stride"]))
+    return grad_z_of(net, number)
 
 
 @cpu_kernel
 def gradient_of_conv(net, number, i, span, running):
     """Gradient of a convolution's output, image i, into the scratch; the skip gets its part."""
     layer = net.layers[number]
-    if has_norm(layer):  # the image's sums are known, and other workers may be reading them
-        sums = Matrix(net.scratch, np.int64(0), layer["out_stride"])
+    grad_z = grad = grad_z_of(net, number)
+    if has_norm(layer):
+        grad = gradient_before_norm(net, number, i, span)
     else:
-        sums = sums_of(net, number, i)
-    gradient_before_activation(net, number, i, span, sums)
-    grad_z = grad_z_of(net, number)
+        gradient_before_activation(net, number, i, span, sums_of(net, number, i))
     if layer["skip"] > 0:
         place = place_of(net, layer["skip"], i, span, layer["skip_adds"], layer["skip_leaves"])
-        deliver(grad_z, place, layer["height"], layer["width"], layer["n_out"])
+        deliver(grad, place, layer["height"], layer["width"], layer["n_out"])
     if has_norm(layer):
         share = 0.0
         if not running:
             share = net.scratch[net.weights_start + i] / (layer["height"] * layer["width"])
-        statistics, totals = statistics_of(net, number, 0), statistics_of(net, number, 4)
-        batch_norm_backward(grad_z, z_of(net, number, i), statistics, totals, share, (net.params, layer))
+        z, statistics, totals = z_of(net, number, i), statistics_of(net, number, 0), statistics_of(net, number, 4)
+        batch_norm_backward(grad, z, statistics, totals, share, (net.params, layer), grad_z)
 
 
 @cpu_kernel
@@ -135,9 +145,8 @@ def norm_gradient_sums(net, number, span):
     """What a batch norm layer must know of each image's gradient before it can go back."""
     layer = net.layers[number]
     for i in range(span.start, span.stop):
-        gradient_before_activation(net, number, i, span, sums_of(net, number, i))
-        statistics = statistics_of(net, number, 0)
-        image_gradient_sums(grad_z_of(net, number), z_of(net, number, i), statistics, layer, sums_of(net, number, i))
+        grad, z = gradient_before_norm(net, number, i, span), z_of(net, number, i)
+        image_gradient_sums(grad, z, statistics_of(net, number, 0), layer, sums_of(net, number, i))
 
 
 @cpu_kernel

@@ -9,9 +9,9 @@ from ..network import ConvAlgorithm, LayerKind
 from .augment import augment_rows
 from .batch_norm import batch_statistics, image_statistics, move_running_statistics, norm_factors
 from .conv2d import Map, conv2d_forward, pixel
-from .conv_net import between_of, has_norm, map_of, stacks_of, statistics_of, sums_of, z_of
+from .conv_net import between_of, has_norm, map_of, output_of, stacks_of, statistics_of, sums_of, z_of
 from .dense import Matrix
-from .pooling import Output, activation_forward, flatten_forward, pool_forward
+from .pooling import activation_forward, flatten_forward, pool_forward
 from .simd import lanes, row_load, shape, tile_load, tile_store
 from .winograd import block_of, winograd_input, winograd_output, winograd_products
 
@@ -83,9 +83,9 @@ def read_images(net, images, order, change, span):
 def finish_layer(net, number, i, span):
     """From the convolution's output of image i to the layer's output."""
     layer = net.layers[number]
-    output = Output(map_of(net, number, i, span), net.slopes_gap, net.codes)
     skip = map_of(net, max(layer["skip"], 0), i, span)
-    activation_forward(z_of(net, number, i), statistics_of(net, number, 2), skip, layer, output)
+    norm, output = statistics_of(net, number, 2), output_of(net, number, i, span)
+    activation_forward(z_of(net, number, i), norm, skip, layer, output)
 
 
 @cpu_kernel
@@ -122,7 +122,7 @@ def conv_layer_forward(net, number, span):
                 winograd_output(m, i - first, block, layer["n_out"], bias, z, between_of(net))
             else:
                 conv2d_forward(map_of(net, layer["input"], i, span), net.params, bias, layer, z)
-            if has_norm(layer) and net.slopes_gap > 0:
+            if has_norm(layer) and net.trains:
                 image_statistics(z, layer, sums_of(net, number, i))
             else:
                 finish_layer(net, number, i, span)
@@ -134,7 +134,7 @@ def pool_layer_forward(net, number, span):
     layer = net.layers[number]
     for i in range(span.start, span.stop):
         x = map_of(net, layer["input"], i, span)
-        output = Output(map_of(net, number, i, span), net.slopes_gap, net.codes)
+        output = output_of(net, number, i, span)
         if layer["kind"] == LayerKind.FLATTEN:
             flatten_forward(x, net.layers[layer["input"]], output)
         else:
@@ -144,7 +144,7 @@ def pool_layer_forward(net, number, span):
 @cpu_kernel
 def forward_segment(net, first, last, span):
     """Some images through layers [first, last); in training a layer `first - 1` with batch norm is finished before."""
-    if has_norm(net.layers[first - 1]) and net.slopes_gap > 0:
+    if has_norm(net.layers[first - 1]) and net.trains:
         for i in range(span.start, span.stop):
             finish_layer(net, first - 1, i, span)
     for number in range(first, last):

@@ -10,7 +10,7 @@ from ..jit import cpu_inline
 from ..network import NONE, LayerKind
 from .conv2d import Map, padded
 from .dense import Matrix
-from .pooling import Place
+from .pooling import Output, Place
 from .simd import TILE_ROWS
 from .winograd import first_tiles, lines_between, stack_of
 
@@ -20,6 +20,7 @@ PLACES = np.dtype(
     [
         ("group", np.int64),  # images that Winograd's products take together
         ("map_start", np.int64),  # shared, an image: first pixel of the output
+        ("gradient_gap", np.int64),  # from an output to its slope, later its gradient; 0: in place of the output
         ("z_start", np.int64),  # shared, an image: what batch norm keeps of training; else in the scratch
         ("z_pitch", np.int64),
         ("z_size", np.int64),  # elements of an image
@@ -67,7 +68,7 @@ class Net(NamedTuple):
     shared: np.ndarray
     scratch: np.ndarray  # in a `Workspace` of the session (n_workers, ...), in kernels this worker's row
     codes: np.ndarray  # uint8, at the positions of the outputs
-    slopes_gap: int  # from an output to its slope, later its gradient; 0: prediction
+    trains: bool
     partial_gap: int  # from an output to what its readers leave to each other of its gradient
     weights_start: int  # scratch: sample weights of the batch, divided by their sum
     block: int  # images that go through a segment together
@@ -100,9 +101,9 @@ def map_of(net, number, i, span):
 
 @cpu_inline
 def gradient_map(net, number, i, span):
-    """Its slopes, later its gradient."""
+    """Its slopes, later its gradient; or the output, later its gradient."""
     image = map_of(net, number, i, span)
-    return Map(image.data, image.start + net.slopes_gap, image.pitch, image.stride)
+    return Map(image.data, image.start + net.places[number]["gradient_gap"], image.pitch, image.stride)
 
 
 @cpu_inline
@@ -115,7 +116,7 @@ def has_norm(layer):
 def z_of(net, number, i):
     """The convolution's output of image i: where batch norm keeps it, or in the scratch."""
     layer, places = net.layers[number], net.places[number]
-    if has_norm(layer) and net.slopes_gap > 0:
+    if has_norm(layer) and net.trains:
         start = places["z_start"] + i * places["z_size"]
         return Map(net.shared, start, places["z_pitch"], layer["channel_stride"])
     return Map(net.scratch, np.int64(0), places["z_pitch"], layer["channel_stride"])
@@ -156,9 +157,17 @@ def sums_of(net, number, i):
 
 
 @cpu_inline
+def output_of(net, number, i, span):
+    """What layer `number` leaves of image i."""
+    return Output(map_of(net, number, i, span), net.places[number]["gradient_gap"], net.codes)
+
+
+@cpu_inline
 def place_of(net, number, i, span, adds, leaves):
     """Where a reader of layer `number` brings its gradient."""
-    return Place(gradient_map(net, number, i, span), net.partial_gap - net.slopes_gap, adds, leaves)
+    gap = net.places[number]["gradient_gap"]
+    activation = net.layers[number]["activation"] if gap == 0 else NONE
+    return Place(gradient_map(net, number, i, span), activation, net.partial_gap - gap, adds, leaves)
 
 
 @cpu_inline

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from ..image_network import ImageNetwork
-from ..network import NONE, ConvAlgorithm, LayerKind, Loss, aligned_zeros, round_up
+from ..network import NONE, Activation, ConvAlgorithm, LayerKind, Loss, aligned_zeros, round_up
 from . import conv_walk, walk
 from .augment import AugmentRule
 from .conv2d import FILTER_ROWS, FILTER_VECTORS
@@ -290,9 +290,9 @@ class _Layout:
 
     def net(self, layers, params, shared, scratch) -> Net:
         """The layout with its memory."""
-        codes = np.zeros(self.slopes_gap, np.uint8)
-        gaps = self.slopes_gap, self.partial_gap
-        return Net(layers, params, self.places, shared, scratch, codes, *gaps, self.weights_start, self.block)
+        codes = np.zeros(self.last_map[1] if self.training else 0, np.uint8)
+        rest = self.training, self.partial_gap, self.weights_start, self.block
+        return Net(layers, params, self.places, shared, scratch, codes, *rest)
 
     def share(self, size: int) -> int:
         """Start of so many new elements of the shared memory."""
@@ -307,14 +307,27 @@ class _Layout:
         return start
 
     def place_maps(self, layers, image_width: int) -> None:
-        """Outputs, slopes and what readers leave to each other; what batch norm keeps; sums."""
+        """Outputs, what readers leave to each other, slopes; what batch norm keeps; sums.
+
+        Where an output tells the slope of its activation, its gradient takes its place: less memory to wait for, and
+        to have. The last map's slopes are the dense layers' to multiply.
+        """
         starts = layers["output_start"] * self.capacity
         inside = layers["border"] * (layers["pitch"] + 1) * layers["channel_stride"]
         self.places["map_start"] = starts + inside
         self.last_map = int(starts[-1]), int(starts[-1] + layers["map_size"][-1] * self.n_rows)
         size = round_up(self.last_map[1] + _slack(layers), 32)
-        self.share(3 * size if self.training else size)
-        self.slopes_gap, self.partial_gap = (size, 2 * size) if self.training else (0, 0)
+        self.share(size)
+        self.slopes_gap = self.partial_gap = 0
+        if self.training:
+            if layers["input_leaves"].any() or layers["skip_leaves"].any():
+                self.partial_gap = self.share(size)
+            apart = ~np.isin(layers["activation"], (Activation.IDENTITY, Activation.RELU))
+            apart |= layers["kind"] == LayerKind.MAX_POOL  # backward it compares with its outputs
+            apart[-1] = True
+            first = int(starts[apart][0])
+            self.slopes_gap = self.share(size - first) - first
+            self.places["gradient_gap"][apart] = self.slopes_gap
         for number in self.convs:
             row, place = layers[number], self.places[number]
             # a tile of four or two outputs may end one behind the last one; rows of tiles have TILE_ROWS pixels

@@ -110,7 +110,7 @@ def prepare_filters(net, team):
             if layer["algorithm"] == ConvAlgorithm.WINOGRAD:
                 starts = places["filters_start"], places["transposed_start"]
                 winograd_filters(net.params, layer, net.shared, starts, between_of(net), team)
-            elif net.slopes_gap > 0 and layer["input"] > 0:
+            elif net.trains and layer["input"] > 0:
                 transpose_filters(net.params, layer, net.shared, places["transposed_start"], team)
 
 
@@ -140,7 +140,7 @@ def own_net(net, worker):
         net.shared,
         net.scratch[worker],
         net.codes,
-        net.slopes_gap,
+        net.trains,
         net.partial_gap,
         net.weights_start,
         net.block,
@@ -290,7 +290,7 @@ def prediction_net(net, worker):
         net.shared[worker],
         net.scratch[worker],
         net.codes,
-        net.slopes_gap,
+        net.trains,
         net.partial_gap,
         net.weights_start,
         net.block,

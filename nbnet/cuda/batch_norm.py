@@ -223,8 +223,9 @@ def _gradient_sums_kernel(dtype):
 
 
 def image_gradient_sums(queue, grad, z, statistics, layer, sums, n_images):
-    """Row 1 of `sums`: the sum over one image's pixels of the gradient times the normalized z; row 0, the sum of the
-    gradient alone, is there already (`activation_backward`). Of image i these are the rows 2 i + 1 and 2 i."""
+    """Sums over an image's pixels that batch norm's gradient needs: row 1 of `sums` of the gradient times the
+    normalized z; row 0, of the gradient alone, is there already (`activation_backward`). Of image i these are the rows
+    2 i + 1 and 2 i."""
     kernel, n_pixels = _gradient_sums_kernel(getattr(numba, z.data.dtype.name)), layer["height"] * layer["width"]
     _add_sums(queue, kernel, n_images, z.stride, grad, z, statistics, sums, np.uint32(n_pixels))
 
