@@ -12,7 +12,7 @@ from .augment import AugmentRule
 from .conv2d import FILTER_ROWS, FILTER_VECTORS
 from .conv_net import PLACES, Change, Images, Net
 from .conv_walk import SQUARES_BLOCK, Update
-from .session import Session, as_rows, as_targets
+from .session import Session, as_targets
 from .simd import TILE_ROWS, VECTOR_WIDTH
 from .walk import LossRecord, Model, Plan, Targets
 from .winograd import GAP, N_PRODUCTS
@@ -145,7 +145,6 @@ class ConvSession(Session):
         self.image_network, self.augment = network, augment
         self.image_layers = layers = network.image_layers.copy()
         self._flop_a_row += float(np.sum(2.0 * layers["height"] * layers["width"] * layers["n_in"] * layers["n_out"]))
-        self._no_rows = as_rows(np.zeros((0, 1), params.dtype))
         self._no_targets = as_targets(None, None, self._none, self.n_outputs, params.dtype)
 
     @property
@@ -161,7 +160,7 @@ class ConvSession(Session):
             self._model(self._grads, self.moments),
         )
         works = self._net, self._update._replace(max_grad_norm=self._rule.max_grad_norm), self._work
-        rule, data = self._rule._replace(max_grad_norm=0.0), (rows, targets, self._no_rows)
+        rule, data = self._rule._replace(max_grad_norm=0.0), (rows, targets)
         change = None if self.augment is None else Change(self.augment, rule.seed, np.uint64(plan.step))
         workers.run(conv_walk.train_epoch, models, data, works, plan, rule, record, change)
 
@@ -197,7 +196,7 @@ class ConvSession(Session):
             work = self._predict_workspace(rows.n_rows, n_workers, with_slopes=kernel is conv_walk.evaluate)
             works = self._prediction_net(work.capacity, n_workers), work
             orders = np.zeros((n_workers, walk.PREDICT_ROWS), np.int64)
-            model, data = self._model(self._none, self._none), (rows, targets, self._no_rows)
+            model, data = self._model(self._none, self._none), (rows, targets)
             workers.run(kernel, model, data, works, orders, None, result)
 
     # ---------------------------------------------------------------- memory

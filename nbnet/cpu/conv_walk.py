@@ -199,7 +199,7 @@ def train_backward(net, slices, n_rows, running, team):
 
 
 @cpu_kernel
-def train_dense(dense, rows, targets, batch, work, rule, record, team):
+def train_dense(dense, targets, batch, work, rule, record, team):
     """A batch through the dense layers, forward and backward to their inputs; False if another worker failed.
 
     `record`: the batch's Record, and the number of the step.
@@ -207,7 +207,7 @@ def train_dense(dense, rows, targets, batch, work, rule, record, team):
     of_batch, number = record
     mode = Mode(work.slopes, rule.seed, np.uint64(number))
     i_start, i_stop = share_of(batch.order.size, TILE_ROWS, team)
-    walk.forward(dense, rows, batch.order, work, mode, i_start, i_stop)
+    walk.dense_layers_forward(dense, work, mode, 0, i_start, i_stop)
     walk.transpose_weights(dense, work, team)
     walk.loss_of_rows(dense, targets, batch, work, rule, of_batch, i_start, i_stop)
     if not barrier(team):  # the transposed weights are ready
@@ -217,7 +217,7 @@ def train_dense(dense, rows, targets, batch, work, rule, record, team):
 
 
 @cpu_kernel
-def train_update(models, rows, batch, works, step, rule, team):
+def train_update(models, batch, works, step, rule, team):
     """The gradient of the image layers, and the update of all; False if another worker failed.
 
     `models`: of the image layers and of the dense ones; `works`: (Net, Update, Workspace).
@@ -225,15 +225,15 @@ def train_update(models, rows, batch, works, step, rule, team):
     model, dense = models
     net, update, work = works
     join_gradients(net, update.slices, model.grads, batch.order.size, team)
-    clip = step.clip
-    if update.max_grad_norm > 0.0:
-        walk.gradients(dense, rows, batch.order, work, False, team)
+    clip, clipping = step.clip, update.max_grad_norm > 0.0
+    if clipping:
+        walk.gradients(dense, None, batch.order, work, False, team)
         clip = clip_factor(model.grads, update.norm_squares, update.max_grad_norm, team)
         if clip < 0.0:
             return False
     step = StepSize(step.rate, step.l2, step.decay, clip)
     update_image_layers(model, update, step, rule, team)
-    return walk.descend(dense, rows, batch.order, work, step, rule, team)
+    return walk.update_layers(dense, None, batch.order, work, step, rule, clipping, team)
 
 
 @cpu_kernel
@@ -244,8 +244,7 @@ def train_epoch(models, data, works, plan, rule, record, change, team):
     ----------
     models : (Model, Model)
         Of the image layers and of the dense layers; the vectors are the same.
-    data : (Images, Targets, Rows)
-        The rows stand for those that the dense layers need not read: there are none.
+    data : (Images, Targets)
     works : (Net, Update, Workspace)
         The workspace is that of the dense layers, whose inputs are the last image layer's output.
     plan : Plan
@@ -256,7 +255,7 @@ def train_epoch(models, data, works, plan, rule, record, change, team):
     change : Change or None
     """
     control = flush_subnormals()
-    images, targets, rows = data
+    images, targets = data
     net, update, work = works
     net = own_net(net, team.worker)
     for number in range(plan.first, plan.last):
@@ -268,12 +267,12 @@ def train_epoch(models, data, works, plan, rule, record, change, team):
             break
         if not train_forward(net, images, batch.order, change, running, team):
             break
-        if not train_dense(models[1], rows, targets, batch, work, rule, of_batch, team):
+        if not train_dense(models[1], targets, batch, work, rule, of_batch, team):
             break
         if not train_backward(net, update.slices, batch.order.size, running, team):
             break
         step = StepSize(plan.rates[number], plan.l2[number], plan.decays[number], 1.0)
-        if not train_update(models, rows, batch, (net, update, work), step, rule, team):
+        if not train_update(models, batch, (net, update, work), step, rule, team):
             break
         if team.worker == 0:
             record.penalties[number] = update.squares.sum() + work.squares.sum()
@@ -334,9 +333,9 @@ def predict_features(net, images, order, change, n):
 
 
 @cpu_kernel
-def predict_dense(dense, rows, order, work, n):
+def predict_dense(dense, work, n):
     """Rows of a block through the dense layers."""
-    walk.forward(dense, rows, order, work, Mode(work.none, np.uint64(0), np.uint64(0)), np.int64(0), n)
+    walk.dense_layers_forward(dense, work, Mode(work.none, np.uint64(0), np.uint64(0)), 0, np.int64(0), n)
 
 
 @cpu_kernel
@@ -347,7 +346,7 @@ def predict(dense, data, works, orders, change, result, team):
     ----------
     dense : Model
         Of the dense layers.
-    data : (Images, Targets, Rows)
+    data : (Images, Targets)
         As for `train_epoch`; the targets are not read.
     works : (Net, Workspace)
         With a row a worker.
@@ -358,7 +357,7 @@ def predict(dense, data, works, orders, change, result, team):
         The loss, whose inverse link is applied, or NONE for the last layer's inputs; where they go.
     """
     control = flush_subnormals()
-    images, _, rows = data
+    images, _ = data
     net, work = prediction_net(works[0], team.worker), prediction_space(works[0], works[1], team.worker)
     prepare_prediction(net, Team(team.state, np.int64(0), np.int64(1)))
     loss, out = result
@@ -370,7 +369,7 @@ def predict(dense, data, works, orders, change, result, team):
         for i in range(n):
             order[i] = start + i
         predict_features(net, images, order, change, n)
-        predict_dense(dense, rows, order, work, n)
+        predict_dense(dense, work, n)
         if loss == NONE:
             copy_features(dense, work, out, start, n)
         else:
@@ -396,7 +395,7 @@ def evaluate(dense, data, works, orders, change, result, team):
     """The loss of all images without dropout and changes; arguments as for `predict`, but `result` is (Rule,
     LossRecord)."""
     control = flush_subnormals()
-    images, targets, rows = data
+    images, targets = data
     net, work = prediction_net(works[0], team.worker), prediction_space(works[0], works[1], team.worker)
     prepare_prediction(net, Team(team.state, np.int64(0), np.int64(1)))
     rule, record = result
@@ -407,7 +406,7 @@ def evaluate(dense, data, works, orders, change, result, team):
         for i in range(n):
             order[i] = start + i
         predict_features(net, images, order, change, n)
-        predict_dense(dense, rows, order, work, n)
+        predict_dense(dense, work, n)
         of_block = walk.record_of(record, works[1], start, start + n, team)
         walk.loss_of_rows(dense, targets, Batch(order, 1.0), work, rule, of_block, 0, n)
     restore_subnormals(control)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .. import scalar
-from ..jit import cpu_inline, cpu_kernel
+from ..jit import cpu_function, cpu_inline, cpu_kernel
 from ..network import NONE, Activation, LayerKind
 from .conv2d import Map
 from .simd import lanes, lanes_below, row_load, shape, tile_load, tile_store, tile_zeros
@@ -62,7 +62,7 @@ def source_of(z, norm, skip, layer, c):
     return Source(channels_from(z, c), channels_from(skip, c), factor, shift, has_norm, layer["skip"] != NONE)
 
 
-@cpu_inline
+@cpu_function
 def before_activation(source, h, w):
     """One vector, of pixel (h, w)."""
     value = tile_load(shape(1, 1), source.z.data, position_of(source.z, h, w, 0), 0)
@@ -79,7 +79,7 @@ def activated(activation, value):
     return scalar.activate(activation, value)
 
 
-@cpu_inline
+@cpu_function
 def store_output(value, is_relu, n, output, position):
     """``relu(value)`` or `value`, and the slope; n channels of a vector are the image's."""
     if is_relu:

@@ -156,7 +156,7 @@ def train_epoch(model, below, bags, data, work, plan, rule, record, team):
             embedding_step(bags, order, grad_x, space.norms[0], step.rate, rule, columns, team.worker)
         if embedding.pooling == Pooling.ATTENTION and not update_query(model, layer, bags, order, step, rule, team):
             break
-        if not descend(model, data.rows, order, work, step, rule, team):
+        if not descend(model, None, order, work, step, rule, team):
             break
         if team.worker == 0:
             record.penalties[number] = work.squares.sum()

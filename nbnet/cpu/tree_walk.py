@@ -116,7 +116,7 @@ def train_epoch(model, ends, bags, data, work, plan, rule, record, team):
         tree_step(last, model, layer, top.tree, data.targets, order, slopes, tree_columns, step, rule)
         if embedding.pooling == Pooling.ATTENTION and not update_query(model, below, bags, order, step, rule, team):
             break
-        if not descend(model, data.rows, order, work, step, rule, team):
+        if not descend(model, None, order, work, step, rule, team):
             break
         if team.worker == 0:
             record.penalties[number] = work.squares.sum()

@@ -237,19 +237,29 @@ def backward(model, work, i_start, i_stop):
 
 
 @cpu_inline
+def reads_csr(rows, number):
+    """Whether layer `number` reads CSR rows. None in place of `rows`: layers of another kind lie below, and the
+    compiler leaves out what is about CSR."""
+    if rows is not None:
+        return number == 0 and rows.indptr.size > 0
+    return False
+
+
+@cpu_inline
 def layer_gradient(model, rows, order, work, number, k_start, k_stop, accumulate, team):
     """Gradient of rows [k_start, k_stop) of one layer's weight."""
     layer = model.layers[number]
     grad_y = output_of(layer, work.slopes, work.capacity)
-    if number == 0 and rows.indptr.size > 0:
-        sparse_weight_gradient(rows, order, grad_y, layer, model.grads, order.size, k_start, k_stop, accumulate)
+    if rows is not None:  # the compiler sees this, but not what `reads_csr` returns
+        if reads_csr(rows, number):
+            sparse_weight_gradient(rows, order, grad_y, layer, model.grads, order.size, k_start, k_stop, accumulate)
+            return
+    if number == 0:
+        x = Matrix(work.inputs, 0, layer["in_stride"])
     else:
-        if number == 0:
-            x = Matrix(work.inputs, 0, layer["in_stride"])
-        else:
-            x = output_of(model.layers[number - 1], work.outputs, work.capacity)
-        packed = work.packed[team.worker]
-        dense_weight_gradient(x, grad_y, layer, model.grads, order.size, (k_start, k_stop), packed, accumulate)
+        x = output_of(model.layers[number - 1], work.outputs, work.capacity)
+    packed = work.packed[team.worker]
+    dense_weight_gradient(x, grad_y, layer, model.grads, order.size, (k_start, k_stop), packed, accumulate)
 
 
 @cpu_inline
@@ -326,31 +336,37 @@ def update_rows(model, layer, work, block, k_start, k_stop, step, rule):
 
 @cpu_inline
 def descend(model, rows, order, work, step, rule, team):
-    """Gradient and update of this worker's rows of each weight, UPDATE_ROWS at a time while they are in the cache.
-
-    With clipping, whose factor needs all of the gradient, the gradient is ready and only the update is left.
-    False if another worker failed.
-    """
+    """Gradient, clipped where the rule says so, and update of this worker's part; False if another worker failed."""
     clipping = rule.max_grad_norm > 0.0
     if clipping:
         gradients(model, rows, order, work, False, team)
         step = StepSize(step.rate, step.l2, step.decay, clip_factor(model, work, rule, team))
         if step.clip < 0.0:
             return False
+    return update_layers(model, rows, order, work, step, rule, clipping, team)
+
+
+@cpu_inline
+def update_layers(model, rows, order, work, step, rule, ready, team):
+    """Gradient and update of this worker's rows of each weight, UPDATE_ROWS at a time while they are in the cache.
+
+    `ready`: the gradient is there, since clipping needed all of it, and only the update is left. False if another
+    worker failed.
+    """
     block = 0
     for number in range(model.layers.size):
         layer = model.layers[number]
         k_start, k_stop = share_of(layer["n_in"], TILE_ROWS, team)
-        together = k_stop if number == 0 and rows.indptr.size > 0 else UPDATE_ROWS
+        together = k_stop if reads_csr(rows, number) else UPDATE_ROWS
         for k in range(k_start, k_stop, max(1, together)):
             k_next = min(k + together, k_stop)
-            if not clipping:
+            if not ready:
                 layer_gradient(model, rows, order, work, number, k, k_next, False, team)
             update_rows(model, layer, work, block, k, k_next, step, rule)
         block += (layer["n_in"] + TILE_ROWS - 1) // TILE_ROWS
         if team.worker == team.n_workers - 1:
             start, stop = layer["bias_start"], layer["bias_start"] + layer["out_stride"]
-            if not clipping:
+            if not ready:
                 bias_gradient(output_of(layer, work.slopes, work.capacity), layer, model.grads, order.size, False)
             without_decay = StepSize(step.rate, 0.0, 0.0, step.clip)
             optimizer_step(model.params, model.grads, model.moments, start, stop, without_decay, rule)
