@@ -106,9 +106,11 @@ class LearningRate(NamedTuple):
 
         After `max_iter` epochs (`partial_fit` can go on) the last factor is kept.
         """
+        schedule = STEP_SCHEDULES.get(self.schedule, constant)
+        if schedule is constant and self.warmup_fraction == 0:
+            return np.ones(n_batches)
         n_steps = self.max_iter * n_batches
         step = np.minimum(n_epochs * n_batches + np.arange(n_batches), n_steps - 1)
-        schedule = STEP_SCHEDULES.get(self.schedule, constant)
         if schedule is one_cycle:
             return one_cycle(step / n_steps, self.warmup_fraction or ONE_CYCLE_RISE)
         n_warmup = self.warmup_fraction * n_steps

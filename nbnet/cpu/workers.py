@@ -10,6 +10,7 @@ import os
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import joblib
@@ -209,6 +210,11 @@ def choose_n_workers(n_jobs: int | None, flop_per_step: float) -> int:
     return int(max(1, min(n_cores() - _in_use, worthwhile)))
 
 
+def _without_warnings():
+    """Compiled code does not warn of overflow, so neither does it with the JIT off."""
+    return np.errstate(all="ignore") if JIT_DISABLED else nullcontext()
+
+
 class Workers:
     """Threads that run one kernel together; a context manager for the time of a fit.
 
@@ -243,7 +249,7 @@ class Workers:
         at their next barrier; then it is raised.
         """
         if self._pool is None:
-            with np.errstate(all="ignore"):  # compiled code does not warn, so neither does it with the JIT off
+            with _without_warnings():
                 kernel(*args, Team(self._state, 0, 1))
             return
         self._state[:] = 0
