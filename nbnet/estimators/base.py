@@ -288,8 +288,7 @@ class BaseNetwork(NetworkEstimator):
         weights = check_weights(sample_weight, y)
         encoded = self._encode(y, dtype)
         class_weights = self._class_weights(encoded, weights, incremental)
-        loss_weights = check_weights(self._row_weights(encoded, weights, class_weights), y)
-        table = Table(X, encoded, weights, loss_weights)
+        table = Table(X, encoded, weights, self._loss_weights(encoded, weights, class_weights, y))
         return table if shared is None else table.spread(shared.numbers), class_weights
 
     def _validation_table(self, X_val, y_val, sample_weight_val, class_weights, dtype) -> Table:
@@ -297,4 +296,9 @@ class BaseNetwork(NetworkEstimator):
         X_val = self._validate_rows_val(X_val, dtype)
         encoded = self._encode(self._validate_y_val(y_val), dtype, "y_val")
         weights = check_weights(sample_weight_val, X_val, "sample_weight_val")
-        return Table(X_val, encoded, weights, check_weights(self._row_weights(encoded, weights, class_weights), X_val))
+        return Table(X_val, encoded, weights, self._loss_weights(encoded, weights, class_weights, X_val))
+
+    def _loss_weights(self, encoded, weights, class_weights, rows) -> np.ndarray:
+        """Weights of the rows, with those of their classes; `rows` has as many."""
+        combined = self._row_weights(encoded, weights, class_weights)
+        return weights if combined is weights else check_weights(combined, rows)

@@ -68,7 +68,7 @@ class ClassesMixin(ClassifierMixin):
         return y_val
 
     def _encode(self, y, dtype, name="y"):
-        multilabel = type_of_target(y).startswith("multilabel")
+        multilabel = y.ndim == 2 and type_of_target(y).startswith("multilabel")
         if multilabel != self._multilabel:
             if multilabel:
                 raise ValueError("The object was not fitted with multilabel input.")
