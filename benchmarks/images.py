@@ -73,14 +73,14 @@ def memory() -> list[dict]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", nargs="+", choices=["steps", "layers", "memory", "quality"])
-    parser.add_argument("--models", default="", help="quality: words in the names of those wanted, by commas")
+    parser.add_argument("--models", nargs="+", default=[""], help="quality: words in the names of those wanted")
     parser.add_argument("--save", metavar="FILE", type=Path, help="keep the figures in this file's part on images")
     arguments = parser.parse_args()
     measures = {
         "steps": steps,
         "layers": layers,
         "memory": memory,
-        "quality": lambda: image_quality.quality_rows(arguments.models.split(",")),
+        "quality": lambda: image_quality.quality_rows(arguments.models),
     }
     # memory first: what an earlier measurement has freed would be taken again unseen
     wanted = sorted(arguments.what, key=lambda what: what != "memory")

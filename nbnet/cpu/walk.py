@@ -250,16 +250,15 @@ def layer_gradient(model, rows, order, work, number, k_start, k_stop, accumulate
     """Gradient of rows [k_start, k_stop) of one layer's weight."""
     layer = model.layers[number]
     grad_y = output_of(layer, work.slopes, work.capacity)
-    if rows is not None:  # the compiler sees this, but not what `reads_csr` returns
-        if reads_csr(rows, number):
-            sparse_weight_gradient(rows, order, grad_y, layer, model.grads, order.size, k_start, k_stop, accumulate)
-            return
-    if number == 0:
-        x = Matrix(work.inputs, 0, layer["in_stride"])
+    if reads_csr(rows, number):
+        sparse_weight_gradient(rows, order, grad_y, layer, model.grads, order.size, k_start, k_stop, accumulate)
     else:
-        x = output_of(model.layers[number - 1], work.outputs, work.capacity)
-    packed = work.packed[team.worker]
-    dense_weight_gradient(x, grad_y, layer, model.grads, order.size, (k_start, k_stop), packed, accumulate)
+        if number == 0:
+            x = Matrix(work.inputs, 0, layer["in_stride"])
+        else:
+            x = output_of(model.layers[number - 1], work.outputs, work.capacity)
+        packed = work.packed[team.worker]
+        dense_weight_gradient(x, grad_y, layer, model.grads, order.size, (k_start, k_stop), packed, accumulate)
 
 
 @cpu_inline
