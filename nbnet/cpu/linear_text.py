@@ -194,7 +194,7 @@ def update_layer(model, own, work, order, step, rule, columns, team):
 
 
 @cpu_kernel
-def train_epoch(model, exchange, bags, data, work, plan, rule, record, team):
+def train_epoch(model, exchange, bags, targets, work, plan, rule, record, team):
     """Batches [plan.first, plan.last) of an epoch of one layer over pooled documents.
 
     Parameters
@@ -229,7 +229,7 @@ def train_epoch(model, exchange, bags, data, work, plan, rule, record, team):
             losses = exchange.losses[team.worker]
             of_batch = Record(losses[0][:n], losses[1][:n], of_batch.pieces)
         total_scores(exchange.scores, model.params, layer, z, n, team)
-        loss_of_rows(model, data.targets, batch, own, rule, of_batch, np.int64(0), n)
+        loss_of_rows(model, targets, batch, own, rule, of_batch, np.int64(0), n)
         gradient_columns(grad_z, transposed, layer, grad_x, columns, n)
         partial_norms(grad_x, stride, groups, n, exchange.norms)
         if not barrier(team):  # all norms are ready, and the scores and the bias read

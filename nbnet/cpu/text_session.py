@@ -13,11 +13,11 @@ from ..epochs import ADAGRAD_START, EpochPlan, UpdateRule
 from ..network import Network, Pooling, above, aligned_zeros, round_up, table_split
 from . import linear_text, text_walk, walk
 from .embedding import Bags, BagSpace, Blocks, Embedding
-from .session import Session, as_rows, as_targets
+from .session import Session, as_targets
 from .simd import VECTOR_WIDTH
 from .tokens import Documents
 from .tree import Tree, huffman_tree
-from .walk import Data, LossRecord, Model, Plan, Targets
+from .walk import LossRecord, Model, Plan, Targets
 from .workers import Workers, choose_n_workers
 
 __all__ = ["TextSession", "Texts", "as_targets", "as_texts", "huffman_tree", "initialize_table", "open_session"]
@@ -118,7 +118,6 @@ class TextSession(Session):
         counts = np.arange(MAX_COUNT + 1) if count_weights is None else count_weights
         self._count_weights = np.ascontiguousarray(counts, dtype)
         self._of_thread = threading.local()
-        self._no_rows = as_rows(np.zeros((0, int(layer["n_out"])), dtype))
 
     # ---------------------------------------------------------------- training
 
@@ -196,12 +195,12 @@ class TextSession(Session):
 
     def _run_steps(self, workers: Workers, rows: Texts, targets: Targets, plan: Plan, record: LossRecord) -> None:
         model = self._model(self._grads, self.moments[: self._n_moments_above])
-        data, bags = Data(self._no_rows._replace(n_rows=rows.n_rows), targets), self._training_bags(rows)
+        bags = self._training_bags(rows)
         if self.is_linear:
             kernel, lowest = linear_text.train_epoch, self._exchange
         else:
             kernel, lowest = text_walk.train_epoch, self.below
-        workers.run(kernel, model, lowest, bags, data, self._work, plan, self._rule, record)
+        workers.run(kernel, model, lowest, bags, targets, self._work, plan, self._rule, record)
 
     def _training_bags(self, rows: Texts) -> Bags:
         is_adagrad = self.update.is_adagrad
@@ -223,9 +222,8 @@ class TextSession(Session):
         return float(np.average(losses, weights=targets.weights))
 
     def _run_evaluation(self, rows: Texts, targets: Targets, record: LossRecord) -> None:
-        data = Data(self._no_rows._replace(n_rows=rows.n_rows), targets)
         last = self._make_rule(), record
-        self._run_blocks(rows, text_walk.evaluate, lambda n_workers: (data,), last, with_slopes=True)
+        self._run_blocks(rows, text_walk.evaluate, lambda n_workers: (targets,), last, with_slopes=True)
 
     def predict(self, rows: Texts, out: np.ndarray | None = None) -> np.ndarray:
         """Predictions (n_documents, n_outputs)."""
@@ -235,15 +233,13 @@ class TextSession(Session):
         return out
 
     def _run_prediction(self, rows: Texts, out: np.ndarray) -> None:
-        table = self._no_rows._replace(n_rows=rows.n_rows)
-        self._run_blocks(rows, text_walk.predict, lambda n_workers: (table,), (int(self.loss), out))
+        self._run_blocks(rows, text_walk.predict, lambda n_workers: (), (int(self.loss), out))
 
     def transform(self, rows: Texts) -> np.ndarray:
         """Pooled vectors (n_documents, dim)."""
         dim = int(self.below["n_out"][0])
         out = aligned_zeros(rows.n_rows * self.stride, self.params.dtype)
-        table = self._no_rows._replace(n_rows=rows.n_rows)
-        self._run_blocks(rows, text_walk.pool, lambda n_workers: (table,), (out,), without_model=True)
+        self._run_blocks(rows, text_walk.pool, lambda n_workers: (), (out,), without_model=True)
         return out.reshape(rows.n_rows, self.stride)[:, :dim].copy()
 
     def _run_blocks(self, rows, kernel, first, last, with_slopes=False, without_model=False) -> None:

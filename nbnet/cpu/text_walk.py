@@ -115,7 +115,7 @@ def update_query(model, layer, bags, order, step, rule, team):
 
 
 @cpu_kernel
-def train_epoch(model, below, bags, data, work, plan, rule, record, team):
+def train_epoch(model, below, bags, targets, work, plan, rule, record, team):
     """Batches [plan.first, plan.last) of an epoch; see `walk.train_epoch`.
 
     Three phases a batch: the pooled vectors by columns; everything from them to their gradients by documents; updates,
@@ -146,7 +146,7 @@ def train_epoch(model, below, bags, data, work, plan, rule, record, team):
             break
         pooled_dropout(layer, x, grad_x, mode, rows)
         dense_layers_forward(model, work, mode, 0, rows[0], rows[1])
-        loss_of_rows(model, data.targets, batch, work, rule, of_batch, rows[0], rows[1])
+        loss_of_rows(model, targets, batch, work, rule, of_batch, rows[0], rows[1])
         backward(model, work, rows[0], rows[1])
         document_gradients(bags, order, x, grad_x, rows)
         if not barrier(team):  # all gradients are ready
@@ -164,6 +164,12 @@ def train_epoch(model, below, bags, data, work, plan, rule, record, team):
 
 
 @cpu_inline
+def n_documents(bags):
+    """How many documents there are."""
+    return bags.documents.starts.size - 1
+
+
+@cpu_inline
 def pool_block(bags, own, order, start, n, x, weights):
     """Documents start ... start + n - 1 into the first n rows of x."""
     for i in range(n):
@@ -176,14 +182,14 @@ def pool_block(bags, own, order, start, n, x, weights):
 
 
 @cpu_kernel
-def predict(model, rows, bags, work, orders, loss, out, team):
+def predict(model, bags, work, orders, loss, out, team):
     """Predictions of all documents; see `walk.predict`."""
     control = flush_subnormals()
     own, weights = worker_space(work, team.worker), bags.space.weights[team.worker]
     x = Matrix(own.inputs, 0, bags.embedding.stride)
     mode = Mode(work.none, np.uint64(0), np.uint64(0))
     last = model.layers[model.layers.size - 1]
-    first, end = share_of(rows.n_rows, TILE_ROWS, team)
+    first, end = share_of(n_documents(bags), TILE_ROWS, team)
     for start in range(first, end, PREDICT_ROWS):
         n = min(PREDICT_ROWS, end - start)
         pool_block(bags, own, orders[team.worker], start, n, x, weights)
@@ -193,24 +199,24 @@ def predict(model, rows, bags, work, orders, loss, out, team):
 
 
 @cpu_kernel
-def evaluate(model, data, bags, work, orders, rule, record, team):
+def evaluate(model, targets, bags, work, orders, rule, record, team):
     """The loss of all documents without dropout, left in `record`; see `walk.evaluate`."""
     control = flush_subnormals()
     own, weights = worker_space(work, team.worker), bags.space.weights[team.worker]
     x = Matrix(own.inputs, 0, bags.embedding.stride)
     mode = Mode(work.none, np.uint64(0), np.uint64(0))
-    first, end = share_of(data.rows.n_rows, TILE_ROWS, team)
+    first, end = share_of(n_documents(bags), TILE_ROWS, team)
     for start in range(first, end, PREDICT_ROWS):
         n = min(PREDICT_ROWS, end - start)
         block = pool_block(bags, own, orders[team.worker], start, n, x, weights)
         dense_layers_forward(model, own, mode, 0, np.int64(0), n)
         of_block = record_of(record, work, start, start + n, team)
-        loss_of_rows(model, data.targets, Batch(block, 1.0), own, rule, of_block, np.int64(0), n)
+        loss_of_rows(model, targets, Batch(block, 1.0), own, rule, of_block, np.int64(0), n)
     restore_subnormals(control)
 
 
 @cpu_kernel
-def pool(rows, bags, work, orders, out, team):
+def pool(bags, work, orders, out, team):
     """Pooled vectors of all documents.
 
     Parameters
@@ -220,7 +226,7 @@ def pool(rows, bags, work, orders, out, team):
     """
     control = flush_subnormals()
     own, stride = worker_space(work, team.worker), bags.embedding.stride
-    first, end = share_of(rows.n_rows, TILE_ROWS, team)
+    first, end = share_of(n_documents(bags), TILE_ROWS, team)
     for start in range(first, end, PREDICT_ROWS):
         n = min(PREDICT_ROWS, end - start)
         x = Matrix(out, start * stride, stride)

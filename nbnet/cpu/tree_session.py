@@ -9,7 +9,7 @@ from . import tree_walk
 from .text_session import Texts, TextSession
 from .tree import Tree
 from .tree_walk import Top
-from .walk import Data, LossRecord, Model, Plan, Targets
+from .walk import LossRecord, Model, Plan, Targets
 from .workers import Workers
 
 
@@ -38,27 +38,24 @@ class TreeSession(TextSession):
 
     def _run_steps(self, workers: Workers, rows: Texts, targets: Targets, plan: Plan, record: LossRecord) -> None:
         model = self._model(self._grads, self.moments[: self._n_moments_above])
-        data = Data(self._no_rows._replace(n_rows=rows.n_rows), targets)
         ends = self.below, self._top_of(targets, self.update.batch_size, self.n_workers)
         bags = self._training_bags(rows)
-        workers.run(tree_walk.train_epoch, model, ends, bags, data, self._work, plan, self._rule, record)
+        workers.run(tree_walk.train_epoch, model, ends, bags, targets, self._work, plan, self._rule, record)
 
     def _run_evaluation(self, rows: Texts, targets: Targets, record: LossRecord) -> None:
-        data = Data(self._no_rows._replace(n_rows=rows.n_rows), targets)
 
         def top(n_workers: int) -> Top:
             return self._top_of(targets, tree_walk.PREDICT_ROWS, n_workers)
 
-        self._run_blocks(rows, tree_walk.evaluate, lambda n: (data, top(n)), (record,), with_slopes=True)
+        self._run_blocks(rows, tree_walk.evaluate, lambda n: (targets, top(n)), (record,), with_slopes=True)
 
     def _run_prediction(self, rows: Texts, out: np.ndarray) -> None:
-        table = self._no_rows._replace(n_rows=rows.n_rows)
         n_units = self.tree.starts.size - 2
 
         def top(n_workers: int) -> Top:
             return Top(self.top, self.tree, np.zeros((n_workers, 0)), np.zeros((n_workers, n_units)))
 
-        self._run_blocks(rows, tree_walk.predict, lambda n: (table, top(n)), (out,))
+        self._run_blocks(rows, tree_walk.predict, lambda n: (top(n),), (out,))
 
     def _top_of(self, targets: Targets, n_rows: int, n_workers: int) -> Top:
         """The last layer with room for the paths of any `n_rows` rows."""

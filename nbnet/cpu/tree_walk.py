@@ -12,7 +12,7 @@ from .dense import Matrix, dense_backward, dense_forward
 from .dropout import dropout_forward
 from .embedding_updates import embedding_step
 from .simd import TILE_ROWS
-from .text_walk import CACHE_LINE, document_gradients, pool_batch, pool_block, pooled_dropout, update_query
+from .text_walk import CACHE_LINE, document_gradients, n_documents, pool_batch, pool_block, pooled_dropout, update_query
 from .tree import Tree, tree_backward, tree_loss, tree_probabilities, tree_step
 from .walk import (
     PREDICT_ROWS,
@@ -77,7 +77,7 @@ def hidden_backward(model, work, i_start, i_stop):
 
 
 @cpu_kernel
-def train_epoch(model, ends, bags, data, work, plan, rule, record, team):
+def train_epoch(model, ends, bags, targets, work, plan, rule, record, team):
     """Batches [plan.first, plan.last) of an epoch; see `text_walk.train_epoch`.
 
     Parameters
@@ -104,8 +104,8 @@ def train_epoch(model, ends, bags, data, work, plan, rule, record, team):
             break
         pooled_dropout(below, x, grad_x, mode, rows)
         hidden_forward(model, work, mode, rows[0], rows[1])
-        tree_loss(last, model.params, layer, top.tree, data.targets, batch, slopes, of_batch, rows)
-        tree_backward(model.params, layer, top.tree, data.targets, order, slopes, grad_last, rows)
+        tree_loss(last, model.params, layer, top.tree, targets, batch, slopes, of_batch, rows)
+        tree_backward(model.params, layer, top.tree, targets, order, slopes, grad_last, rows)
         hidden_backward(model, work, rows[0], rows[1])
         document_gradients(bags, order, x, grad_x, rows)
         if not barrier(team):  # all gradients are ready
@@ -113,7 +113,7 @@ def train_epoch(model, ends, bags, data, work, plan, rule, record, team):
         step = StepSize(plan.rates[number], plan.l2[number], plan.decays[number], 1.0)
         if not embedding.frozen:
             embedding_step(bags, order, grad_x, space.norms[0], step.rate, rule, columns, team.worker)
-        tree_step(last, model, layer, top.tree, data.targets, order, slopes, tree_columns, step, rule)
+        tree_step(last, model, layer, top.tree, targets, order, slopes, tree_columns, step, rule)
         if embedding.pooling == Pooling.ATTENTION and not update_query(model, below, bags, order, step, rule, team):
             break
         if not descend(model, None, order, work, step, rule, team):
@@ -124,14 +124,14 @@ def train_epoch(model, ends, bags, data, work, plan, rule, record, team):
 
 
 @cpu_kernel
-def predict(model, rows, top, bags, work, orders, out, team):
+def predict(model, top, bags, work, orders, out, team):
     """Probabilities of all classes for all documents; see `walk.predict`."""
     control = flush_subnormals()
     own, weights = worker_space(work, team.worker), bags.space.weights[team.worker]
     x, layer = Matrix(own.inputs, 0, bags.embedding.stride), top.layers[0]
     mode = Mode(work.none, np.uint64(0), np.uint64(0))
     last, _ = last_input(model, own, layer["in_stride"])
-    first, end = share_of(rows.n_rows, TILE_ROWS, team)
+    first, end = share_of(n_documents(bags), TILE_ROWS, team)
     for start in range(first, end, PREDICT_ROWS):
         n = min(PREDICT_ROWS, end - start)
         pool_block(bags, own, orders[team.worker], start, n, x, weights)
@@ -141,14 +141,14 @@ def predict(model, rows, top, bags, work, orders, out, team):
 
 
 @cpu_kernel
-def evaluate(model, data, top, bags, work, orders, record, team):
+def evaluate(model, targets, top, bags, work, orders, record, team):
     """The loss of all documents without dropout, left in `record`; see `walk.evaluate`."""
     control = flush_subnormals()
     own, weights = worker_space(work, team.worker), bags.space.weights[team.worker]
     x, layer = Matrix(own.inputs, 0, bags.embedding.stride), top.layers[0]
     mode = Mode(work.none, np.uint64(0), np.uint64(0))
     last, _ = last_input(model, own, layer["in_stride"])
-    first, end = share_of(data.rows.n_rows, TILE_ROWS, team)
+    first, end = share_of(n_documents(bags), TILE_ROWS, team)
     for start in range(first, end, PREDICT_ROWS):
         n = min(PREDICT_ROWS, end - start)
         block = Batch(pool_block(bags, own, orders[team.worker], start, n, x, weights), 1.0)
@@ -159,7 +159,7 @@ def evaluate(model, data, top, bags, work, orders, record, team):
             model.params,
             layer,
             top.tree,
-            data.targets,
+            targets,
             block,
             top.slopes[team.worker],
             of_block,
