@@ -275,7 +275,7 @@ def _small_problem(dtype) -> tuple[np.ndarray, np.ndarray]:
 
 def _report_compilation(compile_kernels: Callable[[], None]) -> None:
     """Run `compile_kernels` and say what it compiled and where that is kept."""
-    from .jit import cache_directory
+    from .code_cache import cache_directory
 
     folder = cache_directory()
     before = _cached_files(folder)
@@ -302,9 +302,9 @@ def _cached_files(folder: Path | None) -> set[str]:
 def info() -> None:
     """Print what a bug report should hold."""
     from . import __version__
+    from .code_cache import cache_directory
     from .cpu.simd import VECTOR_WIDTH
     from .cuda.device import devices, why_no_cuda
-    from .jit import cache_directory
 
     folder = cache_directory()
     lines = {"Python": platform.python_version(), "platform": platform.platform()}

@@ -1,43 +1,44 @@
-"""The only place with compile options and with the location of the compilation cache.
+"""The only place with compile options, and with what Numba is told about kernels that call each other.
 
 Every kernel wears `@cpu_kernel`, every function that is only a part of kernels `@cpu_inline` (or `@cpu_function`, where
 it is small and has many callers), and the maths of `nbnet.scalar` `@elementwise`. No fastmath flag is set: products are
 fused where the source says `fma` and nowhere else, so the same formula gives the same bits in every kernel that inlines
 it, and `isnan` works.
 
-Compiled code is kept in a folder whose name is a hash of what it depends on: the package's sources (Numba itself does
-not notice an edit in a callee's file), the versions of Numba, llvmlite and Python, and the options that change code.
-The folder lies in the first of
-
-1. `NBNET_CACHE_DIR`,
-2. `NUMBA_CACHE_DIR`, in a folder `nbnet`,
-3. the user's cache directory,
-
-that can be written. Where none can, kernels are compiled anew in each process and one warning says so.
+Compiled code is kept on disk: see `nbnet.code_cache`.
 """
 
 from __future__ import annotations
 
+import ast
 import copy
 import functools
 import gc
 import hashlib
 import importlib
+import inspect
+import multiprocessing
 import os
 import sys
-import tempfile
-import warnings
+import textwrap
 from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, wait
 from contextlib import contextmanager
-from pathlib import Path
+from types import SimpleNamespace
+from typing import NamedTuple
 
+import joblib
 import llvmlite
 import numba
-from numba.core import caching, config
+from joblib.externals.loky import ProcessPoolExecutor
+from numba.core import caching, config, types
 from numba.core.compiler_lock import global_compiler_lock
+from numba.core.funcdesc import FunctionDescriptor
 from numba.core.sigutils import normalize_signature
-from numba.core.types import unliteral
+from numba.core.typing import signature as signature_of
 from numba.extending import register_jitable
+
+from .code_cache import FolderCacheFile, FolderLocator, cache_directory, code_version
 
 JIT_DISABLED = bool(config.DISABLE_JIT)
 BOUNDS_CHECKED = bool(config.BOUNDSCHECK)
@@ -78,8 +79,28 @@ def _compile(function: Callable, linked: bool = True, **options) -> Callable:
 # Left to itself, Numba copies a callee's code into its caller and optimizes it once more, at each level of a call tree,
 # and compiles a kernel again for each literal among its arguments.
 
+
+class Kernel(NamedTuple):
+    """A kernel for some types of arguments."""
+
+    module: str
+    name: str
+    arguments: tuple  # of Numba's types
+
+    @property
+    def dispatcher(self):
+        return getattr(importlib.import_module(self.module), self.name)
+
+    @property
+    def symbol(self) -> str:
+        """Its name in other kernels' code, the same in all processes."""
+        return "nbnet_" + hashlib.sha256(repr((*self, code_version())).encode()).hexdigest()[:32]
+
+
 _replaced: list = []  # compiled kernels that others go on calling
-_under_way: list[list] = []  # for each compilation under way, the innermost last: kernels that it calls, and with what
+_under_way: list[list] = []  # for each compilation under way, the innermost last: the kernels that it calls
+_ordered: Kernel | None = None  # in a process that compiles for another: what that has asked for
+_postponed: list = []  # there: what it calls, and what is not compiled
 
 
 def _is_for_kernel() -> bool:
@@ -93,14 +114,19 @@ def _is_for_kernel() -> bool:
 def _compile_apart(dispatcher, compile_with_callees: Callable, linked: bool, signature):
     """`dispatcher.compile`; callers are linked to the one compiled kernel, or take a copy of its code."""
     with global_compiler_lock:
-        arguments = tuple(unliteral(of) for of in normalize_signature(signature)[0])
-        kernel = dispatcher.py_func.__module__, dispatcher.py_func.__name__, arguments
+        arguments = tuple(types.unliteral(of) for of in normalize_signature(signature)[0])
+        kernel = Kernel(dispatcher.py_func.__module__, dispatcher.py_func.__name__, arguments)
         if _under_way and kernel not in _under_way[-1]:
             _under_way[-1].append(kernel)
         if arguments in dispatcher.overloads:
             if _under_way or arguments in dispatcher.entries:
                 return dispatcher.overloads[arguments].entry_point
             _replaced.append(dispatcher.overloads.pop(arguments))
+        result = _type_of_result(dispatcher.py_func) if linked else None
+        if _ordered not in (None, kernel) and result is not None:
+            return _postpone(dispatcher, kernel, result)
+        if not _under_way:
+            _compile_in_processes(dispatcher, kernel)
         _under_way.append([])
         try:
             dispatcher.targetoptions["no_cpython_wrapper"] = _is_for_kernel()
@@ -109,7 +135,10 @@ def _compile_apart(dispatcher, compile_with_callees: Callable, linked: bool, sig
         finally:
             _under_way.pop()
         if linked:
-            _call_by_address(dispatcher, dispatcher.overloads[arguments], _symbol(*kernel))
+            compiled = dispatcher.overloads[arguments]
+            address = compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name)
+            dispatcher.targetctx.remove_user_function(entry_point)
+            _call_by_address(dispatcher, compiled, kernel.symbol, address)
         return entry_point
 
 
@@ -127,7 +156,9 @@ def _rare_garbage_collection() -> Iterator[None]:
 
 def _add_overload(dispatcher, compiled) -> None:
     """`dispatcher.add_overload`; Python does not find what has no entry for it."""
-    arguments = tuple(compiled.signature.args)
+    arguments, result = tuple(compiled.signature.args), _type_of_result(dispatcher.py_func)
+    if result not in (None, compiled.signature.return_type):
+        raise TypeError(f"{dispatcher.py_func.__name__} is said to return {result}, but {compiled.signature}")
     if _is_for_kernel():
         dispatcher.overloads[arguments] = compiled
     else:
@@ -135,105 +166,18 @@ def _add_overload(dispatcher, compiled) -> None:
         dispatcher.entries.add(arguments)
 
 
-def _call_by_address(dispatcher, compiled, symbol: str) -> None:
-    address = compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name)
+def _call_by_address(dispatcher, compiled, symbol: str, address: int) -> None:
     llvmlite.binding.add_symbol(symbol, address)
     by_symbol = copy.copy(compiled.fndesc)
     by_symbol.mangled_name = symbol
-    dispatcher.targetctx.remove_user_function(compiled.entry_point)
     dispatcher.targetctx.insert_user_function(compiled.entry_point, by_symbol)
 
 
-def _symbol(module: str, name: str, arguments: tuple) -> str:
-    """The kernel's name in other kernels' code, the same in all processes."""
-    return "nbnet_" + hashlib.sha256(repr((module, name, arguments, _code_version())).encode()).hexdigest()[:32]
+# ---------------------------------------------------------------- code on disk
 
 
-# ---------------------------------------------------------------- where compiled code is kept
-
-
-@functools.cache
-def cache_directory() -> Path | None:
-    """Folder of this version's compiled code, created on the first call; None where nothing can be written."""
-    candidates = []
-    if os.environ.get("NBNET_CACHE_DIR"):
-        candidates.append(Path(os.environ["NBNET_CACHE_DIR"]))
-    if os.environ.get("NUMBA_CACHE_DIR"):
-        candidates.append(Path(os.environ["NUMBA_CACHE_DIR"]) / "nbnet")
-    candidates.append(_user_cache_directory() / "nbnet")
-    for candidate in candidates:
-        folder = candidate / _code_version()
-        if _is_writable(folder):
-            return folder
-    warnings.warn(
-        "nbnet cannot write its compilation cache to "
-        + " or ".join(str(candidate) for candidate in candidates)
-        + ": kernels are compiled anew in each process. Set NBNET_CACHE_DIR to a folder that can be written.",
-        RuntimeWarning,
-        stacklevel=2,
-    )
-    return None
-
-
-def _user_cache_directory() -> Path:
-    try:
-        home = Path.home()
-    except RuntimeError:  # no home directory can be determined
-        home = Path(tempfile.gettempdir())
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
-    if sys.platform == "darwin":
-        return home / "Library" / "Caches"
-    return Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
-
-
-def _is_writable(folder: Path) -> bool:
-    """Whether files can be made in `folder`; a cache warmed by another user is readable and counts as well."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return True
-    except OSError:
-        return folder.is_dir() and any(folder.iterdir())
-
-
-@functools.cache
-def _code_version() -> str:
-    digest = hashlib.sha256()
-    root = Path(__file__).parent
-    sources = [root / name for name in ("jit.py", "network.py", "random.py", "scalar.py")]
-    for path in [*sources, *sorted((root / "cpu").glob("*.py"))]:
-        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
-    options = (numba.__version__, llvmlite.__version__, sys.version_info[:3], BOUNDS_CHECKED, config.OPT)
-    digest.update(repr(options).encode())
-    return digest.hexdigest()[:16]
-
-
-class _FolderLocator:
-    """Says where Numba keeps the code of one function: all functions in `cache_directory()`."""
-
-    def __init__(self, py_func: Callable):
-        self._module = py_func.__module__
-
-    @classmethod
-    def from_function(cls, py_func: Callable, py_file: str) -> _FolderLocator:
-        return cls(py_func)
-
-    def ensure_cache_path(self) -> None:
-        """The folder was made by `cache_directory`."""
-
-    def get_cache_path(self) -> str:
-        return str(cache_directory())
-
-    def get_source_stamp(self) -> str:
-        return _code_version()
-
-    def get_disambiguator(self) -> str:
-        return self._module.replace(".", "_")
-
-
-class _FolderCacheImpl(caching.CompileResultCacheImpl):
-    _locator_classes = (_FolderLocator,)
+class _KernelCacheImpl(caching.CompileResultCacheImpl):
+    _locator_classes = (FolderLocator,)
 
     def reduce(self, compiled):
         """The code, and the kernels whose symbols it holds."""
@@ -242,42 +186,17 @@ class _FolderCacheImpl(caching.CompileResultCacheImpl):
     def rebuild(self, target_context, payload):
         """Callees first: their symbols must be known."""
         callees, code = payload
-        for module, name, arguments in callees:
-            getattr(importlib.import_module(module), name).compile(arguments)
+        for callee in callees:
+            callee.dispatcher.compile(callee.arguments)
         return super().rebuild(target_context, code)
 
 
-class _FolderCacheFile(caching.IndexDataCacheFile):
-    """Names a data file by its signature: with Numba's running numbers, two processes that compile at once could each
-    write the other's."""
-
-    def load(self, key):
-        try:
-            found = super().load(key)
-            return super().load((*key[:-1], False)) if found is None and key[-1] else found
-        except Exception:  # a damaged file is the same as none: it is written anew
-            return None
-
-    def _load_index(self) -> dict:
-        try:
-            return super()._load_index()
-        except Exception:
-            return {}
-
-    def save(self, key, data) -> None:
-        name = f"{self._index_name[:-4]}.{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}.nbc"
-        self._save_data(name, data)
-        overloads = self._load_index()
-        overloads[key] = name
-        self._save_index(overloads)
-
-
 class _KernelCache(caching.FunctionCache):
-    _impl_class = _FolderCacheImpl
+    _impl_class = _KernelCacheImpl
 
     def __init__(self, py_func: Callable):
         super().__init__(py_func)
-        self._cache_file = _FolderCacheFile(
+        self._cache_file = FolderCacheFile(
             cache_path=self._cache_path,
             filename_base=self._impl.filename_base,
             source_stamp=self._impl.locator.get_source_stamp(),
@@ -287,8 +206,115 @@ class _KernelCache(caching.FunctionCache):
         """With an entry for Python a kernel is another code, which a caller can use as well."""
         return (*super()._index_key(sig, codegen), _is_for_kernel())
 
+    def has(self, kernel: Kernel) -> bool:
+        """Whether a kernel can be called from Python without being compiled."""
+        codegen = kernel.dispatcher.targetctx.codegen()
+        return self._cache_file.load((*super()._index_key(kernel.arguments, codegen), False)) is not None
+
     def save_overload(self, sig, data) -> None:
         try:
             super().save_overload(sig, data)
         except OSError:  # the folder is full or was warmed by another user: run on what was compiled
             pass
+
+
+# ---------------------------------------------------------------- several processes compile for one
+
+# Numba's compiler is Python, which one thread of a process runs at a time. Kernels call each other by address, so
+# another process can compile one without its callees, and never runs it: of those that return nothing it need know no
+# more than what they are called with. Their code goes into the cache, from where the first process takes it.
+
+WORTHWHILE_KERNELS = 12  # a process starts in a second, in which it could have compiled six
+NOWHERE = 1 << 12  # an address that is never called
+MOST_PROCESSES = 6  # more wait for each other: a kernel is known when what calls it has been compiled
+
+
+def n_compile_processes() -> int:
+    """Processes that compile at once: `NBNET_COMPILE_PROCESSES`, or one for each core, 6 at most."""
+    wanted = os.environ.get("NBNET_COMPILE_PROCESSES", "")
+    return int(wanted) if wanted.isdigit() and int(wanted) > 0 else min(joblib.cpu_count(), MOST_PROCESSES)
+
+
+def _compile_in_processes(dispatcher, kernel: Kernel) -> None:
+    """Bring a kernel and all that it calls into the cache; where that fails, they are compiled as they are needed."""
+    n_processes, may_start = n_compile_processes(), not getattr(sys, "frozen", False)
+    if n_processes < 2 or not may_start or multiprocessing.parent_process() is not None or cache_directory() is None:
+        return
+    if len(_not_compiled(dispatcher)) < WORTHWHILE_KERNELS or dispatcher._cache.has(kernel):
+        return
+    executor = ProcessPoolExecutor(n_processes, initializer=_get_ready, initargs=(kernel,))
+    try:
+        known, waited_for = {kernel}, {executor.submit(compile_for_cache, kernel, True)}
+        while waited_for:
+            done, waited_for = wait(waited_for, return_when=FIRST_COMPLETED)
+            found = {callee for future in done for callee in future.result()} - known
+            waited_for |= {executor.submit(compile_for_cache, callee, False) for callee in found}
+            known |= found
+    except Exception:  # of a process that cannot be started or of a kernel that does not compile: it will say so here
+        pass
+    finally:
+        executor.shutdown(kill_workers=True)
+
+
+def _get_ready(kernel: Kernel) -> None:
+    """In a process that only compiles: what the first compilation of a process does before."""
+    kernel.dispatcher.targetctx.refresh()
+
+
+def _not_compiled(dispatcher, known: frozenset = frozenset()) -> frozenset:
+    """Kernels that a kernel calls, at any depth, and that this process has not compiled for any types, with itself."""
+    if dispatcher in known or dispatcher.overloads:
+        return known
+    known |= {dispatcher}
+    names, of_function = dispatcher.py_func.__code__.co_names, dispatcher.py_func.__globals__
+    modules = [of_function[name] for name in names if inspect.ismodule(of_function.get(name))]
+    for name in names:
+        for scope in (of_function, *map(vars, modules)):
+            if hasattr(scope.get(name), "entries"):
+                known = _not_compiled(scope[name], known)
+    return known
+
+
+def compile_for_cache(kernel: Kernel, with_entry: bool) -> list[Kernel]:
+    """In a process that only compiles: a kernel into the cache, with or without an entry for Python.
+
+    Returns
+    -------
+    list of Kernel
+        Those that it calls and that are not compiled yet.
+    """
+    global _ordered, _postponed
+    _ordered, _postponed = kernel, []
+    dispatcher = kernel.dispatcher
+    dispatcher.overloads.pop(kernel.arguments, None)
+    if not with_entry:
+        _under_way.append([])  # its caller's
+    try:
+        dispatcher.compile(kernel.arguments)
+    finally:
+        _under_way.clear()
+    return _postponed
+
+
+@functools.cache
+def _type_of_result(function: Callable) -> types.Type | None:
+    """What a function returns, as far as its source says: nothing, ``-> bool``, or else unknown (None)."""
+    if function.__annotations__.get("return") in (bool, "bool"):
+        return types.boolean
+    tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+    returns = [node for node in ast.walk(tree) if isinstance(node, ast.Return) and node.value is not None]
+    return None if returns else types.none
+
+
+def _postpone(dispatcher, kernel: Kernel, result: types.Type):
+    """Let callers know a kernel that is not compiled; returns what stands for its entry point."""
+    function = dispatcher.py_func
+    names = function.__code__.co_varnames[: function.__code__.co_argcount]
+    identity = True, kernel.module, kernel.name, kernel.name, None
+    description = FunctionDescriptor(*identity, {}, result, {}, names, (), argtypes=kernel.arguments)
+    signature = signature_of(result, *kernel.arguments)
+    stub = SimpleNamespace(signature=signature, objectmode=False, entry_point=object(), fndesc=description)
+    dispatcher.overloads[kernel.arguments] = stub
+    _call_by_address(dispatcher, stub, kernel.symbol, NOWHERE)
+    _postponed.append(kernel)
+    return stub.entry_point

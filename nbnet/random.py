@@ -12,7 +12,6 @@ from __future__ import annotations
 from enum import IntEnum
 
 import numpy as np
-from sklearn.utils import check_random_state
 
 from .jit import cpu_inline, cpu_kernel
 
@@ -91,5 +90,7 @@ def permutation(seed: int, epoch: int, n: int) -> np.ndarray:
 
 def draw_seed(random_state) -> int:
     """One 64-bit seed from scikit-learn's `random_state` (None, an int or a RandomState, which moves on)."""
+    from sklearn.utils import check_random_state  # three quarters of a second, which processes that compile do not wait
+
     words = check_random_state(random_state).randint(0, 2**32, size=2, dtype=np.uint64)
     return int(words[0]) << 32 | int(words[1])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 os.environ.setdefault("MPLBACKEND", "agg")
+os.environ.setdefault("NBNET_COMPILE_PROCESSES", "1")  # the cores have tests to run
 
 JIT_OFF = os.environ.get("NUMBA_DISABLE_JIT", "0") == "1"
 

@@ -12,7 +12,8 @@ PACKAGE = Path(__file__).parents[1] / "nbnet"
 
 # part of the package -> the parts that it may import, itself apart
 MAY_IMPORT = {
-    "jit": set(),
+    "code_cache": set(),
+    "jit": {"code_cache"},
     "network": {"random"},
     "random": {"jit"},
     "scalar": {"jit", "network"},
@@ -68,7 +69,7 @@ MAY_IMPORT = {
     "datasets": set(),
     "testing": set(),
     "__init__": set(),
-    "__main__": {"__init__", "cpu", "cuda", "datasets", "estimators", "jit"},
+    "__main__": {"__init__", "cpu", "cuda", "datasets", "estimators", "code_cache", "jit"},
 }
 RUN_TIME = {"joblib", "llvmlite", "numba", "numpy", "scipy", "sklearn", "threadpoolctl"}
 OPTIONAL = {

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nbnet import jit
+from nbnet import code_cache, jit
 from nbnet.jit import JIT_DISABLED
 
 needs_jit = pytest.mark.skipif(JIT_DISABLED, reason="nothing is compiled with the JIT off")
@@ -32,9 +32,9 @@ def run(code, **environment):
 
 @pytest.fixture
 def fresh():
-    jit.cache_directory.cache_clear()
+    code_cache.cache_directory.cache_clear()
     yield
-    jit.cache_directory.cache_clear()
+    code_cache.cache_directory.cache_clear()
 
 
 @pytest.mark.parametrize("variable", ["NBNET_CACHE_DIR", "NUMBA_CACHE_DIR", "XDG_CACHE_HOME"])
@@ -45,8 +45,8 @@ def test_location_follows_the_environment(variable, tmp_path, monkeypatch, fresh
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv(variable, str(tmp_path))
     parent = tmp_path if variable == "NBNET_CACHE_DIR" else tmp_path / "nbnet"
-    assert jit.cache_directory() == parent / jit._code_version()
-    assert jit.cache_directory().is_dir()
+    assert code_cache.cache_directory() == parent / code_cache.code_version()
+    assert code_cache.cache_directory().is_dir()
 
 
 def test_first_of_several_locations_that_can_be_written(tmp_path, monkeypatch, fresh):
@@ -54,7 +54,7 @@ def test_first_of_several_locations_that_can_be_written(tmp_path, monkeypatch, f
     blocked.write_text("not a folder")
     monkeypatch.setenv("NBNET_CACHE_DIR", str(blocked))
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "numba"))
-    assert jit.cache_directory() == tmp_path / "numba" / "nbnet" / jit._code_version()
+    assert code_cache.cache_directory() == tmp_path / "numba" / "nbnet" / code_cache.code_version()
 
 
 def test_one_warning_when_nothing_can_be_written(tmp_path, monkeypatch, fresh):
@@ -62,10 +62,10 @@ def test_one_warning_when_nothing_can_be_written(tmp_path, monkeypatch, fresh):
     blocked.write_text("not a folder")
     monkeypatch.setenv("NBNET_CACHE_DIR", str(blocked))
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(blocked))
-    monkeypatch.setattr(jit, "_user_cache_directory", lambda: blocked)
+    monkeypatch.setattr(code_cache, "_user_cache_directory", lambda: blocked)
     with pytest.warns(RuntimeWarning, match="compiled anew in each process. Set NBNET_CACHE_DIR") as record:
-        assert jit.cache_directory() is None
-        assert jit.cache_directory() is None
+        assert code_cache.cache_directory() is None
+        assert code_cache.cache_directory() is None
     assert len(record) == 1
 
 
@@ -74,32 +74,32 @@ def test_one_warning_when_nothing_can_be_written(tmp_path, monkeypatch, fresh):
     [("win32", "LOCALAPPDATA", ""), ("darwin", None, "Library/Caches"), ("linux", "XDG_CACHE_HOME", "")],
 )
 def test_cache_directory_of_each_system(platform, variable, end, tmp_path, monkeypatch):
-    monkeypatch.setattr(jit.sys, "platform", platform)
+    monkeypatch.setattr(code_cache.sys, "platform", platform)
     if variable:
         monkeypatch.setenv(variable, str(tmp_path))
-        assert jit._user_cache_directory() == tmp_path
+        assert code_cache._user_cache_directory() == tmp_path
     else:
-        assert str(jit._user_cache_directory()).endswith(end)
+        assert str(code_cache._user_cache_directory()).endswith(end)
 
 
 def test_no_home(monkeypatch):
     def nowhere():
         raise RuntimeError("no home")
 
-    monkeypatch.setattr(jit.Path, "home", nowhere)
+    monkeypatch.setattr(code_cache.Path, "home", nowhere)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.setattr(jit.sys, "platform", "linux")
-    assert jit._user_cache_directory().name == ".cache"
+    monkeypatch.setattr(code_cache.sys, "platform", "linux")
+    assert code_cache._user_cache_directory().name == ".cache"
 
 
 def test_a_folder_warmed_by_another_user_is_read(tmp_path, monkeypatch):
     def refuse(**kwargs):
         raise PermissionError
 
-    monkeypatch.setattr(jit.tempfile, "TemporaryFile", refuse)
-    assert not jit._is_writable(tmp_path)
+    monkeypatch.setattr(code_cache.tempfile, "TemporaryFile", refuse)
+    assert not code_cache._is_writable(tmp_path)
     (tmp_path / "x.nbi").write_text("code")
-    assert jit._is_writable(tmp_path)
+    assert code_cache._is_writable(tmp_path)
 
 
 @needs_jit
@@ -183,12 +183,94 @@ def test_python_calls_what_was_compiled_for_a_kernel(tmp_path, names):
         assert list(map(float, printed)) == sums[: len(printed)].tolist()
 
 
+TREE = """
+    import parts
+    from nbnet.jit import cpu_kernel
+
+    @cpu_kernel
+    def both(x, n):
+        if parts.is_positive(x):
+            parts.add(x, n)
+            parts.add_product(x, n)
+"""
+
+PARTS = """
+    from nbnet.jit import cpu_kernel
+
+    @cpu_kernel
+    def product(x, n):
+        return x[0] * n
+
+    @cpu_kernel
+    def is_positive(x) -> bool:
+        return x[0] > 0
+
+    @cpu_kernel
+    def add(x, n):
+        x[0] += n
+
+    @cpu_kernel
+    def add_product(x, n):
+        add(x, product(x, n))
+"""
+
+CALL_TREE = """
+    import numba.core.event as event, numpy as np, parts, tree
+    from nbnet import jit
+
+    class Counter(event.Listener):
+        names = []
+        def on_start(self, e): Counter.names.append(e.data["dispatcher"].py_func.__name__)
+        def on_end(self, e): pass
+
+    event.register("numba:compile", Counter())
+    jit.WORTHWHILE_KERNELS = 5  # the tree has that many
+    x = np.ones(1)
+    tree.both(x, {n})
+    print(x[0], *Counter.names)
+"""
+
+
+@pytest.fixture
+def tree(tmp_path):
+    for name, source in (("parts", PARTS), ("tree", TREE)):
+        (tmp_path / f"{name}.py").write_text(textwrap.dedent(source))
+    return dict(NBNET_CACHE_DIR=str(tmp_path / "code"), PYTHONPATH=str(tmp_path))
+
+
+@needs_jit
+def test_several_processes_compile_for_one(tree, tmp_path):
+    """That one then compiles nothing, for whichever types."""
+    assert run(CALL_TREE.format(n=2), **tree, NBNET_COMPILE_PROCESSES="2").stdout.split() == ["9.0"]
+    assert run(CALL_TREE.format(n=2.0), **tree, NBNET_COMPILE_PROCESSES="2").stdout.split() == ["9.0"]
+    assert run(CALL_TREE.format(n=2), **tree, NBNET_COMPILE_PROCESSES="1").stdout.split() == ["9.0"]
+    one = run(CALL_TREE.format(n=2), **tree | dict(NBNET_CACHE_DIR=str(tmp_path / "one")), NBNET_COMPILE_PROCESSES="1")
+    assert sorted(one.stdout.split()) == ["9.0", "add", "add", "add_product", "both", "is_positive", "product"]
+
+
+@needs_jit
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_a_kernel_that_does_not_compile_says_so_here(tree, processes, tmp_path):
+    parts = tmp_path / "parts.py"
+    parts.write_text(parts.read_text().replace("x[0] > 0", "1.0"))
+    code = "try:\n    " + textwrap.dedent(CALL_TREE.format(n=2)).replace("\n", "\n    ")
+    result = run(code + "\nexcept TypeError as error:\n    print(error)", **tree, NBNET_COMPILE_PROCESSES=processes)
+    assert "is_positive is said to return bool, but (Array(float64, 1, 'C', False, aligned=True),)" in result.stdout
+
+
+def test_number_of_processes_that_compile(monkeypatch):
+    monkeypatch.setattr(jit.joblib, "cpu_count", lambda: 64)
+    for wanted, n in (("3", 3), ("0", jit.MOST_PROCESSES), ("many", jit.MOST_PROCESSES), ("", jit.MOST_PROCESSES)):
+        monkeypatch.setenv("NBNET_COMPILE_PROCESSES", wanted)
+        assert jit.n_compile_processes() == n
+
+
 @needs_jit
 def test_a_full_disk_is_no_error(monkeypatch):
     def save(self, key, data):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(jit._FolderCacheFile, "save", save)
+    monkeypatch.setattr(code_cache.FolderCacheFile, "save", save)
 
     @jit.cpu_kernel
     def double(x):
@@ -216,7 +298,7 @@ def test_the_version_of_the_code_covers_every_kernel_source():
         path for path in root.rglob("*.py") if path.parent != root / "cuda"
     )  # a GPU's kernels are not kept on disk
     with_kernels = {path for path in on_cpu if any(mark in path.read_text() for mark in marks)}
-    hashed = {root / name for name in ("jit.py", "network.py", "random.py", "scalar.py")} | set(
+    hashed = {root / name for name in ("code_cache.py", "jit.py", "network.py", "random.py", "scalar.py")} | set(
         (root / "cpu").glob("*.py")
     )
     assert with_kernels <= hashed

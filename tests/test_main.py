@@ -11,7 +11,8 @@ from scipy.sparse import csr_array
 
 import nbnet
 from nbnet import __main__ as command_line
-from nbnet.jit import JIT_DISABLED, cache_directory
+from nbnet.code_cache import cache_directory
+from nbnet.jit import JIT_DISABLED
 
 
 def test_info_in_a_process_of_its_own():
@@ -87,7 +88,7 @@ def test_status_line_is_wiped_on_a_terminal(monkeypatch, capsys):
 
 
 def test_without_a_cache_folder_the_report_says_so(monkeypatch, capsys):
-    monkeypatch.setattr("nbnet.jit.cache_directory", lambda: None)
+    monkeypatch.setattr("nbnet.code_cache.cache_directory", lambda: None)
     command_line._report_compilation(lambda: None)
     assert "no folder can be written" in capsys.readouterr().out
 

@@ -115,7 +115,7 @@ def prepare_filters(net, team):
 
 
 @cpu_kernel
-def read_weights(net, weights, order):
+def read_weights(net, weights, order) -> bool:
     """The batch's sample weights, divided by their sum, into the scratch; True if batch norm must take the running
     statistics, because at most one row counts."""
     total, n_effective = 0.0, 0
@@ -160,7 +160,7 @@ class Update(NamedTuple):
 
 
 @cpu_kernel
-def train_forward(net, images, order, change, running, team):
+def train_forward(net, images, order, change, running, team) -> bool:
     """This worker's rows of a batch through all image layers; False if another worker failed."""
     i_start, i_stop = share_of(order.size, TILE_ROWS, team)
     first = np.int64(1)
@@ -180,7 +180,7 @@ def train_forward(net, images, order, change, running, team):
 
 
 @cpu_kernel
-def train_backward(net, slices, n_rows, running, team):
+def train_backward(net, slices, n_rows, running, team) -> bool:
     """This worker's slices of a batch back through all image layers; False if another worker failed."""
     n_slices = slices.shape[0]
     s_start, s_stop = share_of(n_slices, 1, team)
@@ -199,7 +199,7 @@ def train_backward(net, slices, n_rows, running, team):
 
 
 @cpu_kernel
-def train_dense(dense, targets, batch, work, rule, record, team):
+def train_dense(dense, targets, batch, work, rule, record, team) -> bool:
     """A batch through the dense layers, forward and backward to their inputs; False if another worker failed.
 
     `record`: the batch's Record, and the number of the step.
@@ -217,7 +217,7 @@ def train_dense(dense, targets, batch, work, rule, record, team):
 
 
 @cpu_kernel
-def train_update(models, batch, works, step, rule, team):
+def train_update(models, batch, works, step, rule, team) -> bool:
     """The gradient of the image layers, and the update of all; False if another worker failed.
 
     `models`: of the image layers and of the dense ones; `works`: (Net, Update, Workspace).

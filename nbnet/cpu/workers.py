@@ -150,7 +150,7 @@ def _set_fpcr(builder, value):
 
 
 @cpu_kernel
-def barrier(team):
+def barrier(team) -> bool:
     """Waits until all workers are here. Returns False when another worker has failed: then the kernel must end."""
     if team.n_workers == 1:
         return True
