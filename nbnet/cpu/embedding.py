@@ -29,6 +29,8 @@ from .losses import LOWEST
 from .simd import lanes, prefetch, shape, tile_load, tile_store, tile_sum, tile_zeros
 from .tokens import Documents
 
+LINE_BYTES = 64  # of a cache
+
 
 class Blocks(NamedTuple):
     """Where the rows of a table lie: columns [0, split) one row behind the other, and so the rest of the columns, from
@@ -142,10 +144,12 @@ def prefetch_documents(documents, order, start, n):
     """Asks for the tokens of the n documents from position `start` of the order on, and for where those of the n
     documents behind them begin; called for each batch in turn, no batch waits for memory."""
     for i in range(start, min(start + n, order.size)):
-        first = documents.starts[order[i]]
-        prefetch(documents.ids, first)
+        first, stop = documents.starts[order[i]], documents.starts[order[i] + 1]
+        for p in range(first, stop, LINE_BYTES // 4):
+            prefetch(documents.ids, p)
         if documents.counts.size > 0:
-            prefetch(documents.counts, first)
+            for p in range(first, stop, LINE_BYTES):
+                prefetch(documents.counts, p)
     for i in range(start + n, min(start + 2 * n, order.size)):
         prefetch(documents.starts, order[i])
 
