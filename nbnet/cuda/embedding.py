@@ -24,6 +24,7 @@ from .maths import maths
 from .occurrences import Occurrences
 from .product import n_blocks
 from .reductions import WARP, warp_max, warp_sum
+from .text_streaming import StreamedTexts
 
 ROWS = 4  # documents of a block where a warp has one
 TURNS = 8  # warps of a block that take turns with the tokens of a document
@@ -69,7 +70,8 @@ class Bags(NamedTuple):
     space: BagSpace
     groups: Occurrences | None = None  # training: the tokens of each batch by row of the table
     n_groups: int = 0  # rows of the table that a batch has at most
-    pieces: Callable | None = None  # training: makes the groups of an order ready, piece by piece
+    pieces: Callable | None = None  # makes the documents of an order ready, and their groups, piece by piece
+    stream: StreamedTexts | None = None  # where documents are not all there
 
 
 # ---------------------------------------------------------------- weights of tokens

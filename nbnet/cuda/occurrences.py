@@ -102,9 +102,10 @@ def room_for(n_batches: int, n_tokens: int) -> Occurrences:
     return Occurrences(*(empty(max(size, 1), np.uint32) for size in sizes))
 
 
-def fill(room: Occurrences, pieces: Iterable[Occurrences]) -> Iterator[None]:
-    """Upload the groups of an epoch, which come in pieces; after each of them, its batches can be computed."""
-    n_batches = n_groups = n_tokens = 0
+def fill(room: Occurrences, pieces: Iterable[Occurrences], first_batch: int = 0) -> Iterator[None]:
+    """Upload the groups of the batches from `first_batch` on, which come in pieces; after each of them, its batches can
+    be computed."""
+    n_batches, n_groups, n_tokens = first_batch, 0, 0
     for piece in pieces:
         batches, starts = piece.batches + np.uint32(n_groups), piece.starts + np.uint32(n_tokens)
         firsts = n_batches, n_groups, n_groups, n_tokens, n_tokens

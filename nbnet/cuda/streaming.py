@@ -66,13 +66,19 @@ class Resident:
 
 
 class InPieces(Resident):
-    """Rows that are on the GPU, with something that has to be made ready for each piece of an epoch.
+    """Rows of which each piece of an epoch has to be made ready.
 
     Parameters
     ----------
     rows
-        ``rows.pieces(order)`` gives the first and last position of a piece when it is ready.
+        ``rows.pieces(order)`` gives the first and last position of a piece when it is ready, ``rows.stream`` where its
+        rows are then; None: all are there.
     """
+
+    def plan(self, plan: Plan) -> Plan:
+        """A plan over all rows as one over those of a piece."""
+        stream = self.rows.stream
+        return plan if stream is None else plan._replace(source=Batch(stream.slots, plan.batch.position))
 
     def pieces(self, order) -> Iterator[tuple[int, int]]:
         """Each piece, when it is ready."""

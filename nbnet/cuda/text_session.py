@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import NamedTuple
 
 import numpy as np
 
 from .. import random
 from ..cpu.text_session import MAX_COUNT, huffman_tree, initialize_table
-from ..cpu.tokens import Documents
 from ..cpu.tree import Tree
 from ..cpu.workers import choose_n_workers
 from ..epochs import ADAGRAD_START, EpochPlan, UpdateRule
@@ -18,9 +16,11 @@ from . import text_walk
 from .dense import matrix
 from .embedding import Bags, BagSpace, Embedding, weigh_tokens
 from .launch import Queue, check_size, empty, upload
-from .occurrences import Grouping, groups_ready, room_for
+from .occurrences import FLOP_A_TOKEN, Grouping, groups_ready, room_for
 from .session import Mirror, Session, as_targets
-from .walk import DeviceTargets, Targets
+from .streaming import source_of
+from .text_streaming import StreamedTexts, Texts, as_texts
+from .walk import DeviceTargets, Targets, next_batch
 
 __all__ = [
     "TextSession",
@@ -35,23 +35,6 @@ __all__ = [
 ]
 
 SHARES_PARAMS = False  # a session has a copy of the parameters on the GPU
-
-
-class Texts(NamedTuple):
-    """Documents as the trainer sees rows: how many there are, and what they hold, on the host and on the GPU."""
-
-    n_rows: int
-    documents: Documents
-    on_device: Documents
-
-
-def as_texts(documents: Documents) -> Texts:
-    """`documents` for a `TextSession`."""
-    check_size(documents.ids.size, "the list of all tokens")
-    starts = upload(documents.starts.astype(np.uint32))
-    return Texts(
-        documents.starts.size - 1, documents, Documents(upload(documents.ids), upload(documents.counts), starts)
-    )
 
 
 def open_session(network: Network, params: np.ndarray, loss, *, tree: Tree | None = None, **options) -> TextSession:
@@ -175,25 +158,33 @@ class TextSession(Session):
     def _training_rows(self, rows: Texts, targets: Targets, order: np.ndarray):
         """What steps over these documents read, whatever their order."""
         bags, groupings = self._training_bags(rows, order)
-        return bags._replace(pieces=self._ready(groupings))
+        return bags._replace(pieces=self._ready(bags, groupings))
 
     def _training_bags(self, rows: Texts, order: np.ndarray) -> tuple[Bags, list[Grouping]]:
         """The bags, and what is to be grouped for them in each epoch."""
         lengths = np.diff(rows.documents.starts)[order]
-        bags, groupings = self._bags_of(rows, self.update.batch_size), []
+        bags, groupings = self._bags_of(rows, self.update.batch_size, order.size), []
         if not self.frozen:
             n_groups = int(np.sort(lengths)[-self.update.batch_size :].sum())
-            bags = bags._replace(groups=self._room_for(order, int(lengths.sum())), n_groups=n_groups)
+            n_tokens = int(lengths.sum()) if bags.stream is None else bags.documents.ids.size
+            bags = bags._replace(groups=self._room_for(order, n_tokens), n_groups=n_groups)
             documents = rows.documents
-            groupings.append(Grouping(lambda: (documents.ids, documents.starts), bags.groups))
+            if bags.stream is None:
+                groupings.append(Grouping(lambda: (documents.ids, documents.starts), bags.groups))
         return bags, groupings
 
     def _room_for(self, order: np.ndarray, n_tokens: int):
         return room_for(-(-order.size // self.update.batch_size), n_tokens)
 
-    def _ready(self, groupings: list[Grouping]):
-        """What makes the groups of an epoch ready."""
-        return partial(groups_ready, groupings, self.update.batch_size, self.n_jobs)
+    def _ready(self, bags: Bags, groupings: list[Grouping]):
+        """What makes the documents of an epoch ready, and their groups."""
+        if bags.stream is None:
+            return partial(groups_ready, groupings, self.update.batch_size, self.n_jobs)
+
+        def n_workers(n_tokens: int) -> int:
+            return choose_n_workers(self.n_jobs, FLOP_A_TOKEN * n_tokens)
+
+        return partial(bags.stream.grouped_pieces, bags.groups, groupings, self.update.batch_size, n_workers)
 
     def _training_workspace(self, n_rows: int):
         work = super()._training_workspace(n_rows)
@@ -215,12 +206,18 @@ class TextSession(Session):
 
     def transform(self, rows: Texts) -> np.ndarray:
         """Pooled vectors (n_documents, dim) on the host."""
-        n = rows.n_rows
-        check_size(n * self.stride, "the vectors of all documents")
-        vectors, queue = empty(n * self.stride, self._kind), Queue()
-        text_walk.pool(queue, self._bags_of(rows), self._plan(n, 1.0, n).batch, matrix(vectors, 0, self.stride), n)
-        queue.run()
-        return vectors.copy_to_host().reshape(n, self.stride)[:, : int(self.below["n_out"][0])].copy()
+        n, block = rows.n_rows, self._block_rows
+        bags, dim = self._bags_of(rows), int(self.below["n_out"][0])
+        source, vectors = source_of(bags, self._kind, n, block), empty(min(n, block) * self.stride, self._kind)
+        plan, found = source.plan(self._plan(n, 1.0, block)), np.empty((n, dim), self._kind)
+        for first, last in source.pieces(None):
+            for start in range(first, last, block):
+                queue, size = Queue(), min(block, last - start)
+                text_walk.pool(queue, bags, plan.batch_of_rows, matrix(vectors, 0, self.stride), size)
+                next_batch(queue, plan, size, self._none)
+                queue.run()
+                found[start : start + size] = vectors.copy_to_host().reshape(-1, self.stride)[:size, :dim]
+        return found
 
     # ---------------------------------------------------------------- memory
 
@@ -245,10 +242,14 @@ class TextSession(Session):
             frozen=self.frozen,
         )
 
-    def _bags_of(self, rows: Texts, capacity: int = 0) -> Bags:
-        """The embedding of some documents, whose tokens are weighed; with room to train on `capacity` at a time."""
+    def _bags_of(self, rows: Texts, capacity: int = 0, n: int | None = None) -> Bags:
+        """The embedding of some documents, whose tokens are weighed; room to train on `n`, `capacity` at a time."""
         attends, is_max = self.pooling == Pooling.ATTENTION, self.pooling == Pooling.MAX
-        training, n_tokens, none = capacity > 0, rows.documents.ids.size, self._none
+        documents, stream = rows.on_device, None
+        if documents is None:
+            stream = StreamedTexts(rows.documents, rows.n_rows if n is None else n, capacity or self._block_rows)
+            documents = stream.on_device
+        training, n_tokens, none = capacity > 0, documents.ids.size, self._none
         check_size(capacity * self.stride, f"the vectors of {capacity} documents")
         space = BagSpace(
             weights=none if is_max else empty(n_tokens, self._kind),
@@ -261,8 +262,11 @@ class TextSession(Session):
             choices=empty(capacity * self.stride if is_max else 0, np.uint32),
             none=none,
         )
-        bags, queue = Bags(rows.n_rows, self.below[0], rows.on_device, self._embedding(), space), Queue()
+        bags, queue = Bags(rows.n_rows, self.below[0], documents, self._embedding(), space), Queue()
         if not is_max:
             weigh_tokens(queue, bags.embedding, bags.documents, space.weights)
+        if stream is None:
             queue.run()
-        return bags
+            return bags
+        stream.ready = queue.run
+        return bags._replace(pieces=stream.pieces, stream=stream)

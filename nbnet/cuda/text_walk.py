@@ -27,7 +27,7 @@ def pooled_of(bags, work):
 def pool_batch(queue, bags, plan, work, rule, n_rows):
     """The pooled vectors of a batch, dropout in them, and their slopes."""
     x, grad_x = pooled_of(bags, work)
-    documents_forward(queue, bags, plan.batch, x, grad_x.data, bags.space.choices, n_rows)
+    documents_forward(queue, bags, plan.batch_of_rows, x, grad_x.data, bags.space.choices, n_rows)
     if bags.layer["dropout"] > 0.0:
         dropout_forward(queue, x, bags.layer, grad_x.data, rule.seed, plan.batch, int(DROPOUT_NUMBER), n_rows)
 
@@ -37,11 +37,11 @@ def document_gradients(queue, bags, plan, work, rule, n_rows):
     x, grad_x = pooled_of(bags, work)
     embedding, is_adagrad = bags.embedding, rule.optimizer == Optimizer.ADAGRAD
     if is_adagrad and embedding.pooling == Pooling.MAX:
-        chosen_norms(queue, bags, plan.batch, grad_x, n_rows)
+        chosen_norms(queue, bags, plan.batch_of_rows, grad_x, n_rows)
     elif is_adagrad:
         gradient_norms(queue, grad_x, embedding.dim, bags.space.norms, n_rows)
     if embedding.pooling == Pooling.ATTENTION:
-        attention_backward(queue, bags, plan.batch, x, grad_x, n_rows)
+        attention_backward(queue, bags, plan.batch_of_rows, x, grad_x, n_rows)
 
 
 def update_table(queue, bags, plan, work, rule, grads, n_rows):
@@ -82,11 +82,11 @@ def pool(queue, bags, batch, x, n_rows):
 
 def predict(queue, model, rows, work, plan, loss, out, n_rows):
     """Predictions of the next `n_rows` documents; see `walk.predict`."""
-    pool(queue, rows, plan.batch, pooled_of(rows, work)[0], n_rows)
+    pool(queue, rows, plan.batch_of_rows, pooled_of(rows, work)[0], n_rows)
     walk.predict(queue, model, None, work, plan, loss, out, n_rows)
 
 
 def evaluate(queue, model, data, work, plan, rule, n_rows):
     """The loss of the next `n_rows` documents without dropout, left in `plan.losses`."""
-    pool(queue, data.rows, plan.batch, pooled_of(data.rows, work)[0], n_rows)
+    pool(queue, data.rows, plan.batch_of_rows, pooled_of(data.rows, work)[0], n_rows)
     walk.evaluate(queue, model, data._replace(rows=None), work, plan, rule, n_rows)

@@ -13,7 +13,8 @@ from . import tree_walk
 from .dense import matrix
 from .launch import check_size, empty
 from .occurrences import Grouping, positions_of
-from .text_session import Texts, TextSession
+from .text_session import TextSession
+from .text_streaming import Texts
 from .tree import upload_tree
 from .tree_walk import Top, TreeBags
 from .walk import Targets
@@ -60,7 +61,7 @@ class TreeSession(TextSession):
         top = Top(self.top, self._paths, slopes, matrix(self._none, 0, 0), groups, n_groups)
         units = Grouping(partial(steps_of, self.tree, targets.host), groups, int(slopes.stride))
         bags, groupings = self._training_bags(rows, order)
-        return TreeBags(rows.n_rows, bags, top, self._ready([*groupings, units]))
+        return TreeBags(rows.n_rows, bags, top, self._ready(bags, [*groupings, units]))
 
     def _slopes_of(self, targets: Targets, n_rows: int) -> Matrix:
         """Room for the paths of any `n_rows` documents."""
@@ -83,7 +84,8 @@ class TreeSession(TextSession):
         else:
             stride = round_up(int(self.top["n_out"]))
             top = Top(self.top, self._paths, nothing, matrix(empty(n * stride, self._kind), 0, stride))
-        return TreeBags(rows.n_rows, self._bags_of(rows), top)
+        bags = self._bags_of(rows)
+        return TreeBags(rows.n_rows, bags, top, bags.pieces)
 
     # ---------------------------------------------------------------- memory
 

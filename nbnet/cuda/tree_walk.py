@@ -37,6 +37,11 @@ class TreeBags(NamedTuple):
     top: Top
     pieces: Callable | None = None  # as of `Bags`
 
+    @property
+    def stream(self):
+        """As of `Bags`."""
+        return self.bags.stream
+
 
 def last_input(model, bags, work):
     """What the tree reads: the last hidden layer's outputs, or the pooled vectors; and the gradient's place."""
@@ -90,7 +95,7 @@ def train_step(queue, model, data, work, plan, rule, n_rows):
 def predict(queue, model, rows, work, plan, loss, out, n_rows):
     """Probabilities of all classes for the next `n_rows` documents; see `walk.predict`."""
     bags, top = rows.bags, rows.top
-    pool(queue, bags, plan.batch, pooled_of(bags, work)[0], n_rows)
+    pool(queue, bags, plan.batch_of_rows, pooled_of(bags, work)[0], n_rows)
     hidden_forward(queue, model, plan.batch, work, work.none, 0, n_rows)
     x, _ = last_input(model, bags, work)
     tree_probabilities(queue, x, model.params, top.layer, top.tree, top.units, plan.batch, out, n_rows)
@@ -100,7 +105,7 @@ def predict(queue, model, rows, work, plan, loss, out, n_rows):
 def evaluate(queue, model, data, work, plan, rule, n_rows):
     """The loss of the next `n_rows` documents without dropout, left in `plan.losses`."""
     bags = data.rows.bags
-    pool(queue, bags, plan.batch, pooled_of(bags, work)[0], n_rows)
+    pool(queue, bags, plan.batch_of_rows, pooled_of(bags, work)[0], n_rows)
     hidden_forward(queue, model, plan.batch, work, work.none, 0, n_rows)
     loss_of_rows(queue, model, data.rows, data.targets, plan, work, n_rows)
     next_batch(queue, plan, n_rows, work.none)

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from nbnet import ConvClassifier, MLPClassifier
+from nbnet import ConvClassifier, MLPClassifier, TextEmbeddingClassifier
 from nbnet.cpu import session as cpu
-from nbnet.cuda import conv_session, product, streaming
+from nbnet.cpu.tokens import Documents
+from nbnet.cuda import conv_session, embedding, embedding_updates, occurrences, product, streaming, text_streaming
 from nbnet.cuda import session as gpu
 from tests.cuda_sim import simulator
 from tests.helpers import fit
@@ -78,6 +79,75 @@ def test_images(kind, no_room):
     assert model.history_["val_loss"] == curve
     np.testing.assert_array_equal(model.predict_proba(given), predictions)
     np.testing.assert_array_equal(model.transform(given), features)
+
+
+TEXTS = [" ".join(RNG.choice(list("abcdefg"), n)) for n in RNG.integers(1, 7, 26)]
+TEXTS[4] = TEXTS[9] = "?"  # no token that a fit without them knows
+LABELS = np.eye(3, dtype=int)[CLASSES] | np.eye(3, dtype=int)[CLASSES[::-1]]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "labels"),
+    [
+        ({"solver": "sgd", "pooling": "mean", "ngram_range": (1, 2)}, CLASSES),
+        ({"solver": "adam", "pooling": "attention", "hidden_layer_sizes": (3,), "dropout": 0.3}, CLASSES),
+        ({"pooling": "max", "token_weights": None}, CLASSES),
+        ({"loss": "hierarchical_softmax", "sample_labels": True, "batch_size": 3}, LABELS),
+    ],
+    ids=["mean", "attention", "max", "tree"],
+)
+def test_texts(parameters, labels, no_room, monkeypatch):
+    monkeypatch.setattr(embedding, "TURNS", 2)
+    monkeypatch.setattr(embedding_updates, "TURNS", 2)
+    monkeypatch.setattr(embedding_updates, "WARPS", 1)
+    monkeypatch.setattr(occurrences, "PIECE_BATCHES", 1)
+    monkeypatch.setattr(simulator.module, "overflow", "ignore")
+    settings = {"embedding_dim": 4, "max_iter": 2, "batch_size": 4, "random_state": 0, "device": "cuda"}
+    model = TextEmbeddingClassifier(**settings | parameters)
+    rows, held_out = (TEXTS[:18], labels[:18]), {"X_val": TEXTS[15:], "y_val": labels[15:]}
+    expected = fit(model, *rows, **held_out)
+    parameters, curve = expected.params_.copy(), expected.history_["val_loss"]
+    probabilities, vectors = expected.predict_proba(TEXTS), expected.transform(TEXTS)
+    no_room()
+    monkeypatch.setattr(streaming, "PIECE_BYTES", 1000)  # a piece is two batches or three
+    pieces = []
+    monkeypatch.setattr(
+        text_streaming, "gathered", lambda *given, of=text_streaming.gathered: pieces.append(given) or of(*given)
+    )
+    fit(model, *rows, **held_out)
+    assert len(pieces) > 2 * 2
+    np.testing.assert_array_equal(model.params_, parameters)
+    assert model.history_["val_loss"] == curve
+    np.testing.assert_array_equal(model.predict_proba(TEXTS), probabilities)
+    np.testing.assert_array_equal(model.transform(TEXTS), vectors)
+
+
+def test_texts_that_fit_are_uploaded_and_others_stay():
+    documents = Documents(np.zeros(100, np.int32), np.zeros(0, np.uint8), np.arange(101))
+    assert text_streaming.as_texts(documents).on_device is not None
+    with simulator.memory_total(4000):
+        assert text_streaming.as_texts(documents).on_device is None
+
+
+@pytest.mark.parametrize(("n", "batch_size", "n_pieces"), [(9, 2, 5), (10, 5, 2), (3, 5, 1), (0, 5, 0)])
+def test_pieces_of_texts(n, batch_size, n_pieces, monkeypatch):
+    monkeypatch.setattr(streaming, "PIECE_BYTES", 1)  # a piece is a batch
+    lengths = RNG.integers(0, 4, 10)
+    starts = np.append(0, np.cumsum(lengths))
+    documents = Documents(np.arange(starts[-1], dtype=np.int32), np.ones(starts[-1], np.uint8), starts)
+    order = RNG.permutation(10)[:n]
+    source = text_streaming.StreamedTexts(documents, n, batch_size)
+    slots, seen = source.slots.copy_to_host(), []
+    for start, stop in source.pieces(order):
+        seen.append((start, stop))
+        ids, _, there = (part.copy_to_host() for part in source.on_device)
+        for position in range(start, stop):
+            number, slot = order[position], slots[position]
+            np.testing.assert_array_equal(
+                ids[there[slot] : there[slot + 1]], np.arange(starts[number], starts[number + 1])
+            )
+        assert (np.diff(there[stop - start :].astype(int)) == 0).all()
+    assert len(seen) == n_pieces
 
 
 @pytest.mark.parametrize("kind", ["dense", "csr"])
