@@ -290,11 +290,12 @@ def text_networks(dtype: str, all_pairs: bool):
         yield dtype, text_launches(dtype, Loss.SOFTMAX_CROSS_ENTROPY, optimizer, poolings[i], is_tree=True)
         for pooling in poolings if all_pairs else poolings[i : i + 1]:
             yield dtype, text_launches(dtype, Loss.SIGMOID_CROSS_ENTROPY, optimizer, pooling)
+            yield dtype, text_launches(dtype, Loss.SIGMOID_CROSS_ENTROPY, optimizer, pooling, deterministic=False)
     for pooling in (Pooling.SUM, Pooling.SQRTN):  # their tokens have weights of their own
         yield dtype, text_launches(dtype, Loss.SIGMOID_CROSS_ENTROPY, None, pooling)
 
 
-def text_launches(dtype, loss, optimizer, pooling, *, is_tree=False, n=8) -> list:
+def text_launches(dtype, loss, optimizer, pooling, *, is_tree=False, deterministic=True, n=8) -> list:
     """All launches of the calls that a fit on documents and a prediction make; without an optimizer of a prediction."""
     from nbnet.cpu.tokens import Documents
     from nbnet.cuda import launch
@@ -308,6 +309,7 @@ def text_launches(dtype, loss, optimizer, pooling, *, is_tree=False, n=8) -> lis
     network = put_below(top, EmbeddingSpec(30, 20, Pooling(pooling), 0.5))
     tree = gpu.huffman_tree(np.ones(5)) if is_tree else None
     session = gpu.open_session(network, np.zeros(network.n_params, dtype), loss, tree=tree, row_weights=np.ones(30))
+    session.deterministic = deterministic
     documents = gpu.as_texts(Documents(np.zeros(n, np.int32), np.ones(n, np.uint8), np.arange(n + 1)))
     targets = gpu.as_targets(np.zeros(n), None, np.ones(n), 5, dtype, np.arange(n + 1))
     if optimizer is not None:

@@ -93,15 +93,14 @@ def images():
     return X, y, (X / np.float32(255)).transpose(0, 3, 1, 2).copy()
 
 
+def text_classifier(**parameters):
+    return TextEmbeddingClassifier(100, pooling="mean", ngram_range=(1, 1), target_loss=0.0, **parameters)
+
+
 PEERS = [
     Peer("MLPClassifier", lambda: MLPClassifier((256, 128)), tables, gpu_torch.mlp, 200),
-    Peer(
-        "TextEmbeddingClassifier",
-        lambda: TextEmbeddingClassifier(100, pooling="mean", ngram_range=(1, 1), target_loss=0.0),
-        texts,
-        gpu_torch.text,
-        256,
-    ),
+    Peer("TextEmbeddingClassifier", text_classifier, texts, gpu_torch.text, 256),
+    Peer("the same, not deterministic", lambda: text_classifier(deterministic=False), texts, gpu_torch.text, 256),
     Peer("ConvClassifier", ConvClassifier, images, gpu_torch.conv, 64),
 ]
 

@@ -77,6 +77,7 @@ OWN = {
     "add_bias",
     "add_pixels",
     "as_rule",
+    "atomic_step",
     "choose_tile",
     "conv2d_activated",
     "deliver_four",

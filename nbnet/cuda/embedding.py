@@ -68,7 +68,7 @@ class Bags(NamedTuple):
     documents: Documents  # on the GPU
     embedding: Embedding
     space: BagSpace
-    groups: Occurrences | None = None  # training: the tokens of each batch by row of the table
+    groups: Occurrences | None = None  # training: the tokens of each batch by row of the table; None: see `atomic_step`
     n_groups: int = 0  # rows of the table that a batch has at most
     pieces: Callable | None = None  # makes the documents of an order ready, and their groups, piece by piece
     stream: StreamedTexts | None = None  # where documents are not all there

@@ -1,7 +1,8 @@
 """Updates of an embedding: the gradients of a batch's tokens, and the solvers' steps on the rows that have one.
 
 A warp has a row of the table and goes through the tokens of the batch that share it, in the order of documents and
-tokens (see `occurrences`). Its lanes first have a token each, and then four columns each.
+tokens (see `occurrences`). Its lanes first have a token each, and then four columns each. Where the order does not
+matter (`atomic_step`), a warp has a token, and adds to its row while others do.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import NamedTuple
 
 import numba
 import numpy as np
-from numba import int32, uint32, uint64
+from numba import int32, int64, uint32, uint64
 
 from ..cpu.dense import Matrix
 from ..network import Optimizer, Pooling
@@ -40,6 +41,13 @@ class TokenGradients(NamedTuple):
     norms: object
     products: object
     choices: object
+
+
+def _token_gradients(bags, grad_x) -> TokenGradients:
+    space = bags.space
+    weights = space.attention if bags.embedding.pooling == Pooling.ATTENTION else space.weights
+    known = space.slopes, space.chosen, space.norms, space.products, space.choices
+    return TokenGradients(grad_x, bags.documents.counts, weights, *known)
 
 
 def _n_step_blocks(n_groups: int) -> int:
@@ -85,17 +93,12 @@ def chosen_norms(queue, bags, batch, grad_x, n_rows):
 
 
 @functools.cache
-def _token_step(dtype, optimizer, pooling):
-    """A device function: factors of the document's gradient and of the query in a token's step, and the row's new sum
-    of squares.
+def _token_norm(dtype, pooling):
+    """A device function: mean square of a token's gradient.
 
-    All lanes of a warp call it, each with a token of one row, or none. Adagrad: the mean square of each token's
-    gradient is added to the row's sum, one after another; the step is ``-rate / sqrt(sum)``. A token that occurs c
-    times counts as c, each with a c-th of its gradient: the squares' sum is divided by c.
+    A token that occurs c times counts as c, each with a c-th of its gradient: the squares' sum is divided by c.
     """
-    zero, one, two, root = dtype(0), dtype(1), dtype(2), maths(dtype.name).square_root
-    is_max, attends = pooling == Pooling.MAX, pooling == Pooling.ATTENTION
-    is_adagrad, is_sgd = optimizer == Optimizer.ADAGRAD, optimizer == Optimizer.SGD
+    two, is_max, attends = dtype(2), pooling == Pooling.MAX, pooling == Pooling.ATTENTION
 
     @device_function
     def token_norm(of, p, place, weight, query_norm):
@@ -109,6 +112,21 @@ def _token_step(dtype, optimizer, pooling):
         if of.counts.size > 0:
             norm /= dtype(of.counts[p])
         return norm
+
+    return token_norm
+
+
+@functools.cache
+def _token_step(dtype, optimizer, pooling):
+    """A device function: factors of the document's gradient and of the query in a token's step, and the row's new sum
+    of squares.
+
+    All lanes of a warp call it, each with a token of one row, or none. Adagrad: the mean square of each token's
+    gradient is added to the row's sum, one after another; the step is ``-rate / sqrt(sum)``.
+    """
+    token_norm, zero, one, root = _token_norm(dtype, pooling), dtype(0), dtype(1), maths(dtype.name).square_root
+    is_max, attends = pooling == Pooling.MAX, pooling == Pooling.ATTENTION
+    is_adagrad, is_sgd = optimizer == Optimizer.ADAGRAD, optimizer == Optimizer.SGD
 
     @device_function
     def token_step(of, inside, p, place, square, rate, query_norm):
@@ -236,10 +254,61 @@ def embedding_step(queue, bags, grad_x, steps, rule):
     of deep learning recommendation models, ISCA 2022, section 4.1.3. Adam: Kingma, Ba 2015, algorithm 1, on the rows
     that have a gradient.
     """
-    embedding, space = bags.embedding, bags.space
-    weights = space.attention if embedding.pooling == Pooling.ATTENTION else space.weights
-    known = space.slopes, space.chosen, space.norms, space.products, space.choices
-    of = TokenGradients(grad_x, bags.documents.counts, weights, *known)
+    embedding, of = bags.embedding, _token_gradients(bags, grad_x)
     kernel = _step_kernel(getattr(numba, grad_x.data.dtype.name), rule.optimizer, embedding.pooling, WARPS)
     args = embedding.rows, embedding.moments, embedding.query, of, bags.groups, steps, rule.of_step
     queue.add(kernel, _n_step_blocks(bags.n_groups), (WARP, WARPS), *args, np.uint32(embedding.dim))
+
+
+@functools.cache
+def _atomic_kernel(dtype, optimizer, pooling, turns):
+    token_norm, zero, one, root = _token_norm(dtype, pooling), dtype(0), dtype(1), maths(dtype.name).square_root
+    is_max, attends, is_adagrad = pooling == Pooling.MAX, pooling == Pooling.ATTENTION, optimizer == Optimizer.ADAGRAD
+    needs_query_norm = is_adagrad and attends
+
+    @cuda_kernel(WARP * turns)
+    def atomic_step(rows, moments, query, of, documents, batch, steps, dim):
+        i, lane, turn = uint32(cuda.blockIdx.x), uint32(cuda.threadIdx.x), uint32(cuda.threadIdx.y)
+        rate, stride, query_norm = steps.rates[steps.position[1]], uint32(query.size), zero
+        if needs_query_norm:
+            for j in range(lane, stride, WARP):
+                query_norm += query[j] * query[j]
+            query_norm = warp_sum(query_norm) / dtype(dim)
+        number, g_start = row_number(batch, i), of.grad_x.start + i * of.grad_x.stride
+        p, stop = uint32(documents.starts[number] + turn), documents.starts[number + 1]
+        while p < stop:
+            row, factor, along = uint64(documents.ids[p]), zero, zero
+            if lane == 0:
+                weight, step = one if is_max else of.weights[p], -rate
+                if is_adagrad:
+                    norm = token_norm(of, p, i, weight, query_norm)
+                    step = -rate / root(cuda.atomic.add(moments, int64(row), norm) + norm)
+                factor = step * weight
+                if attends:
+                    along = step * of.slopes[p]
+            factor = cuda.shfl_sync(ALL, factor, 0)
+            if attends:
+                along = cuda.shfl_sync(ALL, along, 0)
+            for column in range(lane, stride, WARP):
+                change = factor * of.grad_x.data[g_start + uint32(column)]
+                if is_max and of.choices[i * of.grad_x.stride + uint32(column)] != p:
+                    change = zero
+                if attends:
+                    change += along * query[column]
+                if change != zero:
+                    cuda.atomic.add(rows, int64(row * uint64(stride) + uint64(column)), change)
+            p = uint32(p + uint32(turns))
+
+    return atomic_step
+
+
+def atomic_step(queue, bags, batch, grad_x, steps, rule, n_rows):
+    """`embedding_step` for sgd and adagrad without an order: each token's step is added to its row atomically.
+
+    No row's tokens need to be known, and a frequent row has many warps. Adagrad's sum grows token by token as there,
+    but who comes first, and how a sum is rounded, is up to the GPU.
+    """
+    embedding = bags.embedding
+    kernel = _atomic_kernel(getattr(numba, grad_x.data.dtype.name), rule.optimizer, embedding.pooling, TURNS)
+    args = embedding.rows, embedding.moments, embedding.query, _token_gradients(bags, grad_x), bags.documents, batch
+    queue.add(kernel, n_rows, (WARP, TURNS), *args, steps, np.uint32(embedding.dim))

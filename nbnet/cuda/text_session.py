@@ -8,6 +8,7 @@ import numpy as np
 
 from .. import random
 from ..cpu.text_session import MAX_COUNT, huffman_tree, initialize_table
+from ..cpu.tokens import Documents
 from ..cpu.tree import Tree
 from ..cpu.workers import choose_n_workers
 from ..epochs import ADAGRAD_START, EpochPlan, UpdateRule
@@ -19,7 +20,7 @@ from .launch import Queue, check_size, empty, upload
 from .occurrences import FLOP_A_TOKEN, Grouping, groups_ready, room_for
 from .session import Mirror, Session, as_targets
 from .streaming import source_of
-from .text_streaming import StreamedTexts, Texts, as_texts
+from .text_streaming import StreamedTexts, Texts, has_room
 from .walk import DeviceTargets, Targets, next_batch
 
 __all__ = [
@@ -35,6 +36,15 @@ __all__ = [
 ]
 
 SHARES_PARAMS = False  # a session has a copy of the parameters on the GPU
+
+
+def as_texts(documents: Documents) -> Texts:
+    """`documents` for a `TextSession`."""
+    n = documents.starts.size - 1
+    if not has_room(documents):
+        return Texts(n, documents, None)
+    starts = upload(documents.starts.astype(np.uint32))
+    return Texts(n, documents, Documents(upload(documents.ids), upload(documents.counts), starts))
 
 
 def open_session(network: Network, params: np.ndarray, loss, *, tree: Tree | None = None, **options) -> TextSession:
@@ -94,6 +104,7 @@ class TextSession(Session):
 
     _walk = text_walk
     sums_gradients = True
+    deterministic = True  # False: steps of sgd and adagrad on the table are added in any order
 
     def __init__(
         self,
@@ -164,7 +175,7 @@ class TextSession(Session):
         """The bags, and what is to be grouped for them in each epoch."""
         lengths = np.diff(rows.documents.starts)[order]
         bags, groupings = self._bags_of(rows, self.update.batch_size, order.size), []
-        if not self.frozen:
+        if not self.frozen and (self.deterministic or self.update.is_adam):
             n_groups = int(np.sort(lengths)[-self.update.batch_size :].sum())
             n_tokens = int(lengths.sum()) if bags.stream is None else bags.documents.ids.size
             bags = bags._replace(groups=self._room_for(order, n_tokens), n_groups=n_groups)

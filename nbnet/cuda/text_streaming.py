@@ -28,13 +28,10 @@ class Texts(NamedTuple):
     on_device: Documents | None  # None: they come in pieces
 
 
-def as_texts(documents: Documents) -> Texts:
-    """`documents` for a `TextSession`."""
-    n, n_tokens = documents.starts.size - 1, documents.ids.size
-    if n_tokens >= LARGEST or TOKEN_BYTES * n_tokens > streaming.RESIDENT_SHARE * memory()[0]:
-        return Texts(n, documents, None)
-    starts = upload(documents.starts.astype(np.uint32))
-    return Texts(n, documents, Documents(upload(documents.ids), upload(documents.counts), starts))
+def has_room(documents: Documents) -> bool:
+    """Whether the GPU has room for all tokens, and for what training needs of them."""
+    n = documents.ids.size
+    return n < LARGEST and TOKEN_BYTES * n <= streaming.RESIDENT_SHARE * memory()[0]
 
 
 def gathered(documents: Documents, chosen: np.ndarray) -> Documents:

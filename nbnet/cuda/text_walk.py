@@ -8,7 +8,7 @@ from . import walk
 from .dense import bias_gradient, matrix
 from .dropout import dropout_forward
 from .embedding import attention_backward, documents_forward, gradient_norms
-from .embedding_updates import chosen_norms, embedding_step
+from .embedding_updates import atomic_step, chosen_norms, embedding_step
 from .walk import backward, descend, forward, gradients, loss_of_rows, next_batch
 
 
@@ -48,8 +48,10 @@ def update_table(queue, bags, plan, work, rule, grads, n_rows):
     """One update of the table's rows; attention's query gets its gradient, for the optimizer, in `grads`."""
     _, grad_x = pooled_of(bags, work)
     document_gradients(queue, bags, plan, work, rule, n_rows)
-    if not bags.embedding.frozen:
+    if bags.groups is not None:
         embedding_step(queue, bags, grad_x, plan.steps, rule)
+    elif not bags.embedding.frozen:
+        atomic_step(queue, bags, plan.batch_of_rows, grad_x, plan.steps, rule, n_rows)
     if bags.embedding.pooling == Pooling.ATTENTION:
         bias_gradient(queue, grad_x._replace(data=bags.space.queries), bags.layer, grads, n_rows, False)
 

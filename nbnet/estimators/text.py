@@ -206,6 +206,10 @@ class TextEmbeddingClassifier(
         used, else the CPU, and a warning says why. A fitted model predicts on the CPU where there is no GPU. This is
         not yet measured on a GPU.
 
+    deterministic : bool, default=True
+        False allows a GPU to add the steps of sgd and adagrad to the vectors in any order: no tokens have to be sorted
+        for it, and two fits differ a little. Of no effect with adam, and on the CPU.
+
     Attributes
     ----------
     classes_ : ndarray (n_classes,)
@@ -284,6 +288,7 @@ class TextEmbeddingClassifier(
         "pretrained_embeddings": [str, os.PathLike, HasMethods("__getitem__"), None],
         "freeze_embeddings": ["boolean"],
         "sample_labels": ["boolean"],
+        "deterministic": ["boolean"],
         "solver": [StrOptions(set(SOLVERS))],
         "target_loss": [Interval(Real, 0, None, closed="left"), None],
         "class_weight": [dict, StrOptions({"balanced"}), None],
@@ -341,6 +346,7 @@ class TextEmbeddingClassifier(
         dtype=None,
         n_jobs=None,
         device="cpu",
+        deterministic=True,
     ):
         self.embedding_dim = embedding_dim
         self.hidden_layer_sizes = hidden_layer_sizes
@@ -391,6 +397,7 @@ class TextEmbeddingClassifier(
         self.dtype = dtype
         self.n_jobs = n_jobs
         self.device = device
+        self.deterministic = deterministic
 
     # ------------------------------------------------------------------ fit
 

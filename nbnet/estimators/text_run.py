@@ -149,6 +149,7 @@ class TextRun(Run):
             sample_labels=estimator.sample_labels and estimator.loss != "one_vs_all",
             n_jobs=estimator.n_jobs,
         )
+        session.deterministic = estimator.deterministic  # a GPU's reads it
         super().__init__(estimator, backend, session, settings, seed)
         self.learned = learned
 

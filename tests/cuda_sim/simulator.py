@@ -367,6 +367,15 @@ def _as_cuda_array(array) -> DeviceArray:
     return DeviceArray(np.asarray(SimpleNamespace(__array_interface__=array.__cuda_array_interface__, owner=array)))
 
 
+def _atomic_add(array: Vector, i, value):
+    """Adds and returns what was there: no other thread runs before it is done."""
+    if type(value) is not array[i].dtype.type:
+        raise TypeError(f"{value!r} is not of the array's type")
+    before = array[i]
+    array[i] = before + value
+    return before
+
+
 def _make_module() -> ModuleType:
     cuda = ModuleType("numba.cuda")
     cuda.limit, cuda.overflow, cuda.failure = None, "error", None
@@ -384,6 +393,7 @@ def _make_module() -> ModuleType:
     cuda.shfl_xor_sync = lambda mask, value, bits: _exchange(mask, value, lambda lane: lane ^ bits)
     cuda.shfl_up_sync = lambda mask, value, n: _exchange(mask, value, lambda lane: lane - n if lane >= n else lane)
     cuda.shfl_sync = lambda mask, value, source: _exchange(mask, value, lambda lane: int(source))
+    cuda.atomic = SimpleNamespace(add=_atomic_add)
     cuda.device_array = lambda n, dtype: _allocated(poisoned(n, dtype))
     cuda.to_device = lambda array: _allocated(array.copy())
     cuda.as_cuda_array = _as_cuda_array

@@ -7,7 +7,16 @@ from scipy import sparse
 from nbnet import ConvClassifier, MLPClassifier, TextEmbeddingClassifier
 from nbnet.cpu import session as cpu
 from nbnet.cpu.tokens import Documents
-from nbnet.cuda import conv_session, embedding, embedding_updates, occurrences, product, streaming, text_streaming
+from nbnet.cuda import (
+    conv_session,
+    embedding,
+    embedding_updates,
+    occurrences,
+    product,
+    streaming,
+    text_session,
+    text_streaming,
+)
 from nbnet.cuda import session as gpu
 from tests.cuda_sim import simulator
 from tests.helpers import fit
@@ -124,9 +133,9 @@ def test_texts(parameters, labels, no_room, monkeypatch):
 
 def test_texts_that_fit_are_uploaded_and_others_stay():
     documents = Documents(np.zeros(100, np.int32), np.zeros(0, np.uint8), np.arange(101))
-    assert text_streaming.as_texts(documents).on_device is not None
+    assert text_session.as_texts(documents).on_device is not None
     with simulator.memory_total(4000):
-        assert text_streaming.as_texts(documents).on_device is None
+        assert text_session.as_texts(documents).on_device is None
 
 
 @pytest.mark.parametrize(("n", "batch_size", "n_pieces"), [(9, 2, 5), (10, 5, 2), (3, 5, 1), (0, 5, 0)])

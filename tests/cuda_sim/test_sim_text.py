@@ -124,11 +124,12 @@ def train(session, texts, targets, optimizer, epochs=2, batch_size=5, **options)
     ]
 
 
-def compare(problem, optimizer, **options):
+def compare(problem, optimizer, deterministic=True, **options):
     """Everything that a session gives, on both backends."""
     results = []
     for backend in (cpu, gpu):
         session, texts, targets = problem.on(backend)
+        session.deterministic = deterministic
         if backend is cpu:
             session.expect(texts)
         losses = train(session, texts, targets, optimizer, **options)
@@ -148,6 +149,27 @@ def compare(problem, optimizer, **options):
 @pytest.mark.parametrize("solver", ["SGD", "ADAGRAD", "ADAM"])
 def test_every_solver(pooling, solver):
     compare(Problem(pooling), Optimizer[solver], epochs=1 + (solver == "ADAM"))
+
+
+@pytest.mark.parametrize("pooling", [Pooling.MEAN, Pooling.MAX, Pooling.ATTENTION])
+@pytest.mark.parametrize("solver", ["SGD", "ADAGRAD"])
+def test_steps_of_tokens_in_any_order(pooling, solver, monkeypatch):
+    """The simulator's blocks come one after another: with adagrad, too, the order is the CPU's."""
+    monkeypatch.setattr(gpu, "room_for", None)  # nothing is grouped
+    compare(Problem(pooling), Optimizer[solver], deterministic=False)
+
+
+@pytest.mark.parametrize("order", ["shuffled"], indirect=True)
+def test_steps_of_equal_tokens_in_any_order(order):
+    compare(Problem(with_counts=False, dtype=np.float64), Optimizer.SGD, deterministic=False)
+
+
+def test_what_stays_in_order(monkeypatch):
+    rooms = []
+    monkeypatch.setattr(gpu, "room_for", lambda *sizes, of=gpu.room_for: rooms.append(sizes) or of(*sizes))
+    compare(Problem(), Optimizer.ADAM, deterministic=False, epochs=1)
+    compare(Problem(is_tree=True), Optimizer.SGD, deterministic=False, epochs=1)  # the tree's units
+    assert len(rooms) == 2
 
 
 @POOLINGS

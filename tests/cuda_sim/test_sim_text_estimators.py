@@ -57,6 +57,7 @@ def agree(cpu, gpu, texts=TEXTS):
         {"pooling": "attention", "solver": "adam", "hidden_layer_sizes": (4,), "dropout": 0.3, "activation": "tanh"},
         {"loss": "hierarchical_softmax", "pooling": "mean", "ngram_range": (1, 2), "class_weight": "balanced"},
         {"pooling": "max", "solver": "sgd", "early_stopping": True, "validation_fraction": 0.3, "alpha": 0.1},
+        {"deterministic": False, "pooling": "attention", "solver": "sgd"},
         {"loss": "one_vs_all", "sublinear_tf": False, "token_weights": None, "dtype": "float64"},
     ],
     ids=lambda parameters: "-".join(parameters) or "defaults",

@@ -10,7 +10,7 @@ from tests.helpers import fit
 if REASON := why_no_cuda():
     pytest.skip(REASON, allow_module_level=True)
 
-from nbnet.cuda import launch
+from nbnet.cuda import launch, streaming
 
 NETWORKS = {
     "default": {},
@@ -101,3 +101,27 @@ def test_one_text_alone_or_among_all(name):
     together = model.predict_proba(texts)
     for i in (0, 7, 1500):
         np.testing.assert_array_equal(model.predict_proba(texts[i : i + 1])[0], together[i])
+
+
+@pytest.mark.parametrize("pooling", ["sqrtn", "max", "attention"])
+def test_sgd_in_any_order_rounds_otherwise_and_no_more(pooling):
+    settings = {"solver": "sgd", "dtype": "float64", "pooling": pooling, "learning_rate_init": 0.01}
+    np.testing.assert_allclose(trained(deterministic=False, **settings), trained(**settings), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("pooling", ["sqrtn", "attention"])
+def test_adagrad_in_any_order_learns_as_well(pooling):
+    texts, labels = data()
+    losses = [
+        fit(classifier(device="cuda", pooling=pooling, deterministic=choice), texts, labels).loss_curve_
+        for choice in (True, False)
+    ]
+    np.testing.assert_allclose(*losses, rtol=0.01)
+
+
+@pytest.mark.parametrize("name", ["default", "attention", "tree"])
+def test_texts_in_pieces_give_the_same_bits(name, monkeypatch):
+    with_room = trained(**NETWORKS[name])
+    monkeypatch.setattr(streaming, "RESIDENT_SHARE", 0.0)
+    monkeypatch.setattr(streaming, "PIECE_BYTES", 2**19)
+    np.testing.assert_array_equal(trained(**NETWORKS[name]), with_room)
