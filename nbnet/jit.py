@@ -49,7 +49,10 @@ elementwise = register_jitable(inline="always")
 
 
 def cpu_kernel(function: Callable) -> Callable:
-    """Compile `function` without the GIL on first call with new types; keep the code on disk."""
+    """Compile `function` without the GIL on first call with new types; keep the code on disk.
+
+    One that returns nothing, or is declared ``-> bool``, can be compiled beside its callers.
+    """
     return _compile(function)
 
 
