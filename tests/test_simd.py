@@ -8,6 +8,8 @@ from nbnet.cpu import simd
 from nbnet.cpu.simd import (
     lanes,
     lanes_below,
+    one_load,
+    one_store,
     row_load,
     shape,
     square_shape,
@@ -148,6 +150,20 @@ def test_row_load_converts(dtype, source):
 
 
 @cpu_kernel
+def copy_elements(x, positions, y):
+    for i in range(positions.size):
+        one_store(one_load(x, one_load(positions, i)), y, i)
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.uint8])
+@DTYPES
+def test_elements(dtype, kind):
+    x, y = numbers(200, dtype), np.zeros(3, dtype)
+    copy_elements(x.reshape(10, 20), np.array([0, 199, 77], kind), y)
+    np.testing.assert_array_equal(y, x[[0, 199, 77]])
+
+
+@cpu_kernel
 def transpose(x, y):
     s = square_shape(x)
     tile_store(tile_transpose(tile_load(s, x, 0, lanes(x))), y, 0, lanes(x))
@@ -168,6 +184,13 @@ def test_a_tile_beyond_its_array_is_an_error(start, stride):
     y = np.zeros(6 * lanes_of(np.float32), np.float32)
     with pytest.raises(IndexError, match="tile beyond its array"):
         copy_tile(numbers(400, np.float32), y, start, stride)
+
+
+@pytest.mark.skipif(not (BOUNDS_CHECKED or JIT_DISABLED), reason="positions are checked under NUMBA_BOUNDSCHECK only")
+@pytest.mark.parametrize("position", [-1, 10])
+def test_an_element_beyond_its_array_is_an_error(position):
+    with pytest.raises(IndexError, match="tile beyond its array"):
+        copy_elements(numbers(10, np.float32), np.array([0, position]), np.zeros(2, np.float32))
 
 
 def test_width_follows_the_host():

@@ -26,7 +26,7 @@ from ..network import Pooling
 from ..random import Stream, philox
 from .dense import Matrix
 from .losses import LOWEST
-from .simd import lanes, prefetch, shape, tile_load, tile_store, tile_sum, tile_zeros
+from .simd import lanes, one_load, one_store, prefetch, shape, tile_load, tile_store, tile_sum, tile_zeros
 from .tokens import Documents
 
 LINE_BYTES = 64  # of a cache
@@ -125,10 +125,10 @@ def weigh_tokens(embedding, documents, order, weights):
         for q in range(documents.starts[order[d]], documents.starts[order[d] + 1]):
             weight = embedding.count_weights[1]
             if documents.counts.size > 0:
-                weight = embedding.count_weights[documents.counts[q]]
+                weight = one_load(embedding.count_weights, one_load(documents.counts, q))
             if embedding.row_weights.size > 0:
-                weight = weight * embedding.row_weights[documents.ids[q]]
-            weights[k] = weight
+                weight = weight * one_load(embedding.row_weights, one_load(documents.ids, q))
+            one_store(weight, weights, k)
             total += weight * weight if embedding.pooling == Pooling.SQRTN else weight
             k += 1
         if embedding.pooling == Pooling.SQRTN:
@@ -168,8 +168,8 @@ def sum_columns(row_shape, rows, place, documents, p_range, weights, k, x_data, 
     """``x = sum over p of weights[k + p] * rows[ids[p]]`` for some columns of one document."""
     total = tile_zeros(row_shape, x_data)
     for p in range(p_range[0], p_range[1]):
-        row = tile_load(row_shape, rows, place[0] + np.int64(documents.ids[p]) * place[1], 0)
-        total = scalar.fma(row, weights[k + p - p_range[0]], total)
+        row = tile_load(row_shape, rows, place[0] + np.int64(one_load(documents.ids, p)) * place[1], 0)
+        total = scalar.fma(row, one_load(weights, k + p - p_range[0]), total)
     tile_store(total, x_data, position, 0)
 
 

@@ -13,17 +13,18 @@ from ..jit import cpu_inline, cpu_kernel
 from ..network import Optimizer, Pooling
 from .dense import Matrix
 from .embedding import Blocks, chunk_vectors, dot, place_of
-from .simd import lanes, shape, tile_load, tile_store, tile_zeros
+from .simd import lanes, one_load, one_store, shape, tile_load, tile_store, tile_zeros
 
 
 @cpu_inline
 def token_norm(bags, norms, weights, k, d, query_norm):
     """Mean square of the gradient of a token of document d."""
     space = bags.space
-    norm = weights[k] * weights[k] * norms[d]
+    weight = one_load(weights, k)
+    norm = weight * weight * norms[d]
     if bags.embedding.pooling == Pooling.ATTENTION:
         slope = space.slopes[k]
-        norm += slope * (2.0 * weights[k] * space.products[d] + slope * query_norm)
+        norm += slope * (2.0 * weight * space.products[d] + slope * query_norm)
     return norm
 
 
@@ -60,13 +61,13 @@ def adagrad_steps(bags, order, grad_x, norms, rate, weights, squares, steps):
     query_norm = dot(bags.embedding.query, k, bags.embedding.query, k, bags.embedding.stride) / bags.embedding.dim
     for d in range(order.size):
         for p in range(documents.starts[order[d]], documents.starts[order[d] + 1]):
-            row = documents.ids[p]
-            norm = weights[k] if is_max else token_norm(bags, norms, weights, k, d, query_norm)
+            row = np.int64(one_load(documents.ids, p))
+            norm = one_load(weights, k) if is_max else token_norm(bags, norms, weights, k, d, query_norm)
             if documents.counts.size > 0:
-                norm /= documents.counts[p]
-            total = squares[row] + norm
-            squares[row] = total
-            steps[k] = total
+                norm /= one_load(documents.counts, p)
+            total = one_load(squares, row) + norm
+            one_store(total, squares, row)
+            one_store(total, steps, k)
             k += 1
     vector = shape(1, 1)
     for q in range(0, k, lanes(steps)):
@@ -87,9 +88,9 @@ def add_columns(row_shape, target, place, ids, p_range, factors, k, grad_x, posi
     """``target[ids[p]] += factors[k + p] * grad_x`` for some columns of one document."""
     g = tile_load(row_shape, grad_x.data, position, 0)
     for p in range(p_range[0], p_range[1]):
-        start = place[0] + np.int64(ids[p]) * place[1]
+        start = place[0] + np.int64(one_load(ids, p)) * place[1]
         row = tile_load(row_shape, target, start, 0)
-        tile_store(scalar.fma(g, factors[k + p - p_range[0]], row), target, start, 0)
+        tile_store(scalar.fma(g, one_load(factors, k + p - p_range[0]), row), target, start, 0)
 
 
 @cpu_kernel

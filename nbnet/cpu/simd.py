@@ -5,6 +5,7 @@ Kernels are short loops on tiles:
 
     tile_zeros, tile_load, tile_store, tile_rank1     make, read, write, add an outer product
     row_load                                          read a vector and convert it
+    one_load, one_store                               read or write one element
     + - * /, fma, maximum, where_positive, ...        elementwise; a float on one side is spread over the tile
     lanes_below, tile_sum, tile_max, tile_transpose   across lanes
 
@@ -250,6 +251,31 @@ def row_load(typingctx, array, start, like):
         return _each(builder, tile, lambda k: _converted(builder, array.dtype, value, tile, tile.vector))
 
     return tile(array, types.int64, like), generate
+
+
+@intrinsic
+def one_load(typingctx, array, position):
+    """``array[position]`` without the three instructions that let a negative position count from the end."""
+
+    def generate(context, builder, sig, args):
+        struct = _data(context, builder, sig.args[0], args[0])
+        _check(context, builder, struct, args[1], args[1])
+        return builder.load(builder.gep(struct.data, [args[1]]))
+
+    return array.dtype(array, types.int64), generate
+
+
+@intrinsic
+def one_store(typingctx, value, array, position):
+    """``array[position] = value``, likewise."""
+
+    def generate(context, builder, sig, args):
+        struct = _data(context, builder, sig.args[1], args[1])
+        _check(context, builder, struct, args[2], args[2])
+        builder.store(args[0], builder.gep(struct.data, [args[2]]))
+        return context.get_dummy_value()
+
+    return types.void(array.dtype, array, types.int64), generate
 
 
 @intrinsic

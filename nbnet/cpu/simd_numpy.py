@@ -14,6 +14,8 @@ from .simd import VECTOR_BYTES
 __all__ = [
     "lanes",
     "lanes_below",
+    "one_load",
+    "one_store",
     "prefetch",
     "row_load",
     "shape",
@@ -62,6 +64,16 @@ def _row_slice(array, start, width):
     if start < 0 or start + width > array.size:
         raise IndexError("tile beyond its array")
     return slice(start, start + width)
+
+
+def one_load(array, position):
+    flat = _flat(array)
+    return flat[_row_slice(flat, position, 1)][0]
+
+
+def one_store(value, array, position):
+    flat = _flat(array)
+    flat[_row_slice(flat, position, 1)] = value
 
 
 def prefetch(array, position):
