@@ -17,7 +17,7 @@ from . import streaming
 from .launch import LARGEST, check_size, empty, memory, upload
 from .occurrences import Grouping, Occurrences, fill, group_in_pieces, positions_of
 
-TOKEN_BYTES = 32  # of a token with its weight and its place in a group, in training
+TOKEN_BYTES = 4 + 1 + 3 * 8 + 4 * 4  # in training, at most (attention, float64): id, count, `BagSpace`, `Occurrences`
 
 
 class Texts(NamedTuple):

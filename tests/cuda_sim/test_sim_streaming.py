@@ -91,7 +91,7 @@ def test_images(kind, no_room):
 
 
 TEXTS = [" ".join(RNG.choice(list("abcdefg"), n)) for n in RNG.integers(1, 7, 26)]
-TEXTS[4] = TEXTS[9] = "?"  # no token that a fit without them knows
+TEXTS[4] = TEXTS[9] = TEXTS[20] = ""  # without boundaries, no token
 LABELS = np.eye(3, dtype=int)[CLASSES] | np.eye(3, dtype=int)[CLASSES[::-1]]
 
 
@@ -101,9 +101,11 @@ LABELS = np.eye(3, dtype=int)[CLASSES] | np.eye(3, dtype=int)[CLASSES[::-1]]
         ({"solver": "sgd", "pooling": "mean", "ngram_range": (1, 2)}, CLASSES),
         ({"solver": "adam", "pooling": "attention", "hidden_layer_sizes": (3,), "dropout": 0.3}, CLASSES),
         ({"pooling": "max", "token_weights": None}, CLASSES),
+        ({"pooling": "sum", "freeze_embeddings": True, "hidden_layer_sizes": (3,), "dtype": "float64"}, CLASSES),
         ({"loss": "hierarchical_softmax", "sample_labels": True, "batch_size": 3}, LABELS),
+        ({"loss": "hierarchical_softmax", "pooling": "attention", "deterministic": False}, CLASSES),
     ],
-    ids=["mean", "attention", "max", "tree"],
+    ids=["mean", "attention", "max", "frozen", "tree", "any-order"],
 )
 def test_texts(parameters, labels, no_room, monkeypatch):
     monkeypatch.setattr(embedding, "TURNS", 2)
@@ -111,8 +113,8 @@ def test_texts(parameters, labels, no_room, monkeypatch):
     monkeypatch.setattr(embedding_updates, "WARPS", 1)
     monkeypatch.setattr(occurrences, "PIECE_BATCHES", 1)
     monkeypatch.setattr(simulator.module, "overflow", "ignore")
-    settings = {"embedding_dim": 4, "max_iter": 2, "batch_size": 4, "random_state": 0, "device": "cuda"}
-    model = TextEmbeddingClassifier(**settings | parameters)
+    settings = {"embedding_dim": 4, "max_iter": 2, "batch_size": 4, "random_state": 0, "boundary_tokens": False}
+    model = TextEmbeddingClassifier(device="cuda", **settings | parameters)
     rows, held_out = (TEXTS[:18], labels[:18]), {"X_val": TEXTS[15:], "y_val": labels[15:]}
     expected = fit(model, *rows, **held_out)
     parameters, curve = expected.params_.copy(), expected.history_["val_loss"]

@@ -7,7 +7,7 @@ from nbnet import random
 from nbnet.cpu import text_session as cpu
 from nbnet.cpu.tokens import Documents
 from nbnet.cpu.tree import huffman_tree
-from nbnet.cuda import embedding, embedding_updates, occurrences, product, tree
+from nbnet.cuda import embedding, embedding_updates, occurrences, product, text_streaming, tree
 from nbnet.cuda import session as gpu_session
 from nbnet.cuda import text_session as gpu
 from nbnet.cuda.dense import matrix
@@ -162,6 +162,23 @@ def test_steps_of_tokens_in_any_order(pooling, solver, monkeypatch):
 @pytest.mark.parametrize("order", ["shuffled"], indirect=True)
 def test_steps_of_equal_tokens_in_any_order(order):
     compare(Problem(with_counts=False, dtype=np.float64), Optimizer.SGD, deterministic=False)
+
+
+@POOLINGS
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_what_training_needs_of_a_token_is_counted(pooling, dtype):
+    taken = []
+    for length in (10, 110):
+        problem = Problem(pooling, dtype=dtype)
+        starts = np.arange(N + 1) * length
+        problem.documents = Documents(np.zeros(starts[-1], np.int32), np.ones(starts[-1], np.uint8), starts)
+        before = simulator.memory_in_use()
+        session, texts, targets = problem.on(gpu)
+        session.prepare(UpdateRule(Optimizer.ADAGRAD, 5, nesterov=False))
+        rows = session._training_rows(texts, targets, np.arange(N))
+        taken.append(simulator.memory_in_use() - before)
+        del session, texts, targets, rows
+    assert 0 < taken[1] - taken[0] <= text_streaming.TOKEN_BYTES * 100 * N
 
 
 def test_what_stays_in_order(monkeypatch):
