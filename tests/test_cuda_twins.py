@@ -58,6 +58,7 @@ WITHOUT_TWIN = {  # ... but for these
     "pooled_forward": "part of activation_forward's kernel",
     "position_of": "pixel_position, of a batch",
     "prefetch_documents": "for the cache",
+    "prefetch_targets": "for the cache",
     "sgd_step": "a formula that optimizer_step gets",
     "softmax_row": "part of a kernel",
     "source_of": "part of activation_forward's kernel",

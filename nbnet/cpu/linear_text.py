@@ -19,6 +19,7 @@ from ..jit import cpu_inline, cpu_kernel
 from .dense import Matrix, bias_gradient, dense_weight_gradient, panel, panel_vectors
 from .embedding import documents_forward, gradient_norms, prefetch_documents, weigh_tokens
 from .embedding_updates import embedding_step
+from .losses import prefetch_targets
 from .optimizers import optimizer_step
 from .simd import (
     TILE_ROWS,
@@ -218,6 +219,7 @@ def train_epoch(model, exchange, bags, targets, work, plan, rule, record, team):
         batch, start, stop = batch_of(plan, number)
         n = stop - start
         prefetch_documents(bags.documents, plan.order, stop, plan.batch_size)
+        prefetch_targets(targets, plan.order, stop, plan.batch_size)
         pool_and_score(model, bags, batch.order, x, exchange.scores, groups, columns, team.worker)
         transpose_rows(model.params, layer, transposed, columns[0], columns[1])
         if not barrier(team):  # all scores are ready, and all weights updated

@@ -9,7 +9,7 @@ from __future__ import annotations
 from .. import scalar
 from ..jit import cpu_inline, cpu_kernel
 from ..network import Loss
-from .simd import lanes, lanes_below, shape, tile_load, tile_max, tile_store, tile_sum, tile_zeros
+from .simd import lanes, lanes_below, prefetch, shape, tile_load, tile_max, tile_store, tile_sum, tile_zeros
 
 LOWEST = -3e38  # below any logit; float32 has it
 
@@ -36,6 +36,17 @@ def labels_of(targets, row):
     if targets.label_starts.size > 0:
         return targets.label_starts[row], targets.label_starts[row + 1]
     return row, row + 1
+
+
+@cpu_kernel
+def prefetch_targets(targets, order, start, n):
+    """Asks for the weights and labels of the n rows from position `start` of the order on."""
+    for i in range(start, min(start + n, order.size)):
+        prefetch(targets.weights, order[i])
+        if targets.label_starts.size > 0:
+            prefetch(targets.label_starts, order[i])
+        else:
+            prefetch(targets.labels, order[i])
 
 
 @cpu_kernel
