@@ -125,9 +125,10 @@ def _compile_apart(dispatcher, compile_with_callees: Callable, linked: bool, sig
             if _under_way or arguments in dispatcher.entries:
                 return dispatcher.overloads[arguments].entry_point
             _replaced.append(dispatcher.overloads.pop(arguments))
-        result = _type_of_result(dispatcher.py_func) if linked else None
-        if _ordered not in (None, kernel) and result is not None:
-            return _postpone(dispatcher, kernel, result)
+        if _ordered not in (None, kernel) and linked:
+            result = _type_of_result(dispatcher.py_func)
+            if result is not None:
+                return _postpone(dispatcher, kernel, result)
         if not _under_way:
             _compile_in_processes(dispatcher, kernel)
         _under_way.append([])
@@ -159,9 +160,9 @@ def _rare_garbage_collection() -> Iterator[None]:
 
 def _add_overload(dispatcher, compiled) -> None:
     """`dispatcher.add_overload`; Python does not find what has no entry for it."""
-    arguments, result = tuple(compiled.signature.args), _type_of_result(dispatcher.py_func)
-    if result not in (None, compiled.signature.return_type):
-        raise TypeError(f"{dispatcher.py_func.__name__} is said to return {result}, but {compiled.signature}")
+    arguments = tuple(compiled.signature.args)
+    if _is_said_to_return_bool(dispatcher.py_func) and compiled.signature.return_type != types.boolean:
+        raise TypeError(f"{dispatcher.py_func.__name__} is said to return bool, but {compiled.signature}")
     if _is_for_kernel():
         dispatcher.overloads[arguments] = compiled
     else:
@@ -299,10 +300,14 @@ def compile_for_cache(kernel: Kernel, with_entry: bool) -> list[Kernel]:
     return _postponed
 
 
+def _is_said_to_return_bool(function: Callable) -> bool:
+    return function.__annotations__.get("return") in (bool, "bool")
+
+
 @functools.cache
 def _type_of_result(function: Callable) -> types.Type | None:
     """What a function returns, as far as its source says: nothing, ``-> bool``, or else unknown (None)."""
-    if function.__annotations__.get("return") in (bool, "bool"):
+    if _is_said_to_return_bool(function):
         return types.boolean
     tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
     returns = [node for node in ast.walk(tree) if isinstance(node, ast.Return) and node.value is not None]
