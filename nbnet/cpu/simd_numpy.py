@@ -68,12 +68,12 @@ def _row_slice(array, start, width):
 
 def one_load(array, position):
     flat = _flat(array)
-    return flat[_row_slice(flat, position, 1)][0]
+    return flat[_row_slice(flat, int(position), 1)][0]
 
 
 def one_store(value, array, position):
     flat = _flat(array)
-    flat[_row_slice(flat, position, 1)] = value
+    flat[_row_slice(flat, int(position), 1)] = value
 
 
 def prefetch(array, position):
