@@ -14,6 +14,7 @@ from .cpu.tokens import (
     N_TOKENS,
     N_WORDS,
     STOP,
+    Ahead,
     Characters,
     Vocabulary,
     copy_spans,
@@ -24,6 +25,7 @@ from .cpu.tokens import (
 from .texts import encode_features
 
 NO_HASHES = np.empty(0, np.uint64)
+READ_AHEAD = 64  # tokens: enough for memory to answer meanwhile
 hashing = np.errstate(over="ignore")  # hashes overflow, which NumPy reports when the JIT is off
 
 
@@ -66,6 +68,7 @@ class Words:
         self.n = 0
         self._stop_hashes = np.array(stop_hashes)
         self._vocabulary = Vocabulary(word_slots(0, self._stop_hashes), *_room_for(0))
+        self._ahead = Ahead(np.empty(READ_AHEAD, np.uint64), np.empty((READ_AHEAD, 2), np.int64))
         self._n_documents = 0
         self._spellings = []  # of each block
 
@@ -89,7 +92,7 @@ class Words:
         progress = np.array([0, 0, 0, self.n, self._n_documents], np.int64)
         before, n_documents = self.n, starts.size - 1
         while progress[DOCUMENT] < n_documents:
-            learn_words(text, starts, characters, self._vocabulary, tokens, token_starts, progress)
+            learn_words(text, starts, characters, self._vocabulary, self._ahead, tokens, token_starts, progress)
             self.n = int(progress[N_WORDS])
             if progress[DOCUMENT] < n_documents:
                 self._make_room()

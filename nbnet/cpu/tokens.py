@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..jit import cpu_inline, cpu_kernel
+from .simd import one_load, one_store, prefetch
 
 # What a character does: two bits, and two flags for characters that may do something else beside certain neighbors.
 SEPARATOR, SINGLE, WORD, IGNORED = 0, 1, 2, 3  # ends a word; is a token by itself; makes words; vanishes
@@ -36,6 +37,7 @@ MIX = np.uint64(0xFF51AFD7ED558CCD)  # MurmurHash3's finalizer
 CHAIN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio
 ONE, BITS_8, BITS_29, BITS_31, BITS_32 = (np.uint64(bits) for bits in (1, 8, 29, 31, 32))
 BEGIN_CHARACTER, END_CHARACTER = 2, 3  # names of the boundary tokens: control characters, which are never words
+AHEAD = 16  # tokens between asking for a row's number and using it: memory answers in the time of so many
 
 DOCUMENT, POSITION, N_TOKENS, N_WORDS, FIRST_DOCUMENT = range(5)  # what `learn_words` keeps between calls
 
@@ -99,6 +101,13 @@ class Scratch(NamedTuple):
     places: np.ndarray  # int32 (a power of two, at least twice the rows of a document,): where an id stands
 
 
+class Ahead(NamedTuple):
+    """Tokens that are read before the first of them is looked up: meanwhile memory answers."""
+
+    hashes: np.ndarray  # uint64 (n_tokens,)
+    spans: np.ndarray  # int64 (n_tokens, 2)
+
+
 class Stream(NamedTuple):
     """Tokens of documents as numbers of words."""
 
@@ -129,9 +138,17 @@ def slot_of(slots, h):
     """Where `h` stands in the table, or the empty place where it would."""
     mask = slots.size // 2 - 1
     j = np.int64(h >> BITS_8) & mask
-    while slots[2 * j] != h and slots[2 * j] != EMPTY:
+    found = one_load(slots, 2 * j)
+    while found != h and found != EMPTY:
         j = (j + 1) & mask
+        found = one_load(slots, 2 * j)
     return 2 * j
+
+
+@cpu_inline
+def prefetch_slot(slots, h):
+    """Asks for what `slot_of` reads first."""
+    prefetch(slots, 2 * (np.int64(h >> BITS_8) & (slots.size // 2 - 1)))
 
 
 @cpu_kernel
@@ -249,7 +266,7 @@ def next_token(text, p, start, stop, characters):
     h = BASIS
     token = EMPTY
     while p < stop:
-        action = np.int64(characters.bytes[text[p]])
+        action = np.int64(characters.bytes[one_load(text, p)])
         if action > MULTIBYTE:
             if h == BASIS:
                 begin = p
@@ -298,8 +315,27 @@ def next_token(text, p, start, stop, characters):
     return token, begin, p
 
 
+@cpu_inline
+def read_tokens(text, p, start, stop, characters, slots, ahead):
+    """The next tokens at or behind byte `p`, as many as there is room for; asks for their places in the table.
+
+    Returns how many there are: fewer than there is room for at the document's end.
+    """
+    n = 0
+    while n < ahead.hashes.size:
+        h, begin, p = next_token(text, p, start, stop, characters)
+        if h == EMPTY:
+            break
+        prefetch_slot(slots, h)
+        ahead.hashes[n] = h
+        ahead.spans[n, 0] = begin
+        ahead.spans[n, 1] = p
+        n += 1
+    return n
+
+
 @cpu_kernel
-def learn_words(text, starts, characters, vocabulary, tokens, token_starts, progress):
+def learn_words(text, starts, characters, vocabulary, ahead, tokens, token_starts, progress):
     """Numbers the tokens of documents; words that are new are added to `vocabulary`.
 
     Parameters
@@ -307,6 +343,8 @@ def learn_words(text, starts, characters, vocabulary, tokens, token_starts, prog
     text, starts : documents ``text[starts[d]:starts[d + 1]]`` in bytes
     vocabulary : Vocabulary
         Added to.
+    ahead : Ahead
+        Overwritten.
     tokens : int32 (n,)
         Overwritten: the tokens that are no stop words; at most one a byte.
     token_starts : int64 (n_documents + 1,)
@@ -323,13 +361,11 @@ def learn_words(text, starts, characters, vocabulary, tokens, token_starts, prog
     n_words = progress[N_WORDS]
     full = False
     while document < starts.size - 1 and not full:
-        start = starts[document]
         stop = starts[document + 1]
         stamp = progress[FIRST_DOCUMENT] + document + 1
-        while True:
-            h, begin, end = next_token(text, p, start, stop, characters)
-            if h == EMPTY:
-                break
+        n_read = read_tokens(text, p, starts[document], stop, characters, slots, ahead)
+        for i in range(n_read):
+            h = ahead.hashes[i]
             slot = slot_of(slots, h)
             if slots[slot] == EMPTY:
                 full = n_words == vocabulary.hashes.size
@@ -338,19 +374,19 @@ def learn_words(text, starts, characters, vocabulary, tokens, token_starts, prog
                 slots[slot] = h
                 slots[slot + 1] = np.uint64(n_words)
                 vocabulary.hashes[n_words] = h
-                vocabulary.spans[n_words, 0] = begin
-                vocabulary.spans[n_words, 1] = end
+                vocabulary.spans[n_words, 0] = ahead.spans[i, 0]
+                vocabulary.spans[n_words, 1] = ahead.spans[i, 1]
                 n_words += 1
-            p = end
-            number = np.int64(slots[slot + 1])
+            p = ahead.spans[i, 1]
+            number = np.int64(one_load(slots, slot + 1))
             if number != STOP:
                 if usage[number, 0] != stamp:
                     usage[number, 0] = stamp
                     usage[number, 1] += 1
                 usage[number, 2] += 1
-                tokens[k] = number
+                one_store(np.int32(number), tokens, k)
                 k += 1
-        if not full:
+        if not full and n_read < ahead.hashes.size:
             document += 1
             token_starts[document] = k
             p = stop
@@ -429,20 +465,32 @@ def subwords_of_words(text, word_starts, characters, rules, n_buckets, letters, 
 def add_row(row, start, k, mask, places, ids, counts):
     """Adds `row` at `k` to the document that begins at `start`, or counts it where it stands; returns the new end."""
     if mask < 0:
-        ids[k] = row
+        one_store(row, ids, k)
         return k + 1
     j = np.int64((np.uint64(np.int64(row) & 0xFFFFFFFF) * CHAIN) >> BITS_32) & mask
-    while places[j] >= 0 and ids[start + places[j]] != row:
+    place = np.int64(one_load(places, j))
+    while place >= 0 and one_load(ids, start + place) != row:
         j = (j + 1) & mask
-    if places[j] < 0:
-        places[j] = k - start
-        ids[k] = row
-        counts[k] = 1
+        place = np.int64(one_load(places, j))
+    if place < 0:
+        one_store(np.int32(k - start), places, j)
+        one_store(row, ids, k)
+        one_store(np.uint8(1), counts, k)
         return k + 1
-    place = start + places[j]
-    if counts[place] < MOST_COUNTED:
-        counts[place] += 1
+    count = one_load(counts, start + place)
+    if count < MOST_COUNTED:
+        one_store(np.uint8(count + 1), counts, start + place)
     return k
+
+
+@cpu_inline
+def prefetch_ngrams(t, n_tokens, hashes, rules, bucket_rows):
+    """Asks for the rows of the n-grams that begin with token `t`."""
+    h = one_load(hashes, t)
+    for n in range(2, min(rules.last_n, n_tokens - t) + 1):
+        h = h * CHAIN + one_load(hashes, t + n - 1)
+        if n >= rules.first_n:
+            prefetch(bucket_rows, bucket_of(h, bucket_rows.size))
 
 
 @cpu_kernel
@@ -453,6 +501,9 @@ def rows_of_document(n_tokens, text, characters, index, rules, scratch, out, k):
     places = scratch.places
     bucket_rows = index.bucket_rows
     start = k
+    if rules.last_n > 1:
+        for t in range(min(AHEAD, n_tokens - 1)):
+            prefetch_ngrams(t, n_tokens, scratch.hashes, rules, bucket_rows)
     mask = -1
     if rules.merge_repeats:
         most = n_tokens * (rules.last_n - rules.first_n + 1)
@@ -488,11 +539,13 @@ def rows_of_document(n_tokens, text, characters, index, rules, scratch, out, k):
                     k = add_row(row, start, k, mask, places, ids, counts)
     if rules.last_n > 1:
         for t in range(n_tokens - 1):
-            h = scratch.hashes[t]
+            if t + AHEAD < n_tokens - 1:
+                prefetch_ngrams(t + AHEAD, n_tokens, scratch.hashes, rules, bucket_rows)
+            h = one_load(scratch.hashes, t)
             for n in range(2, min(rules.last_n, n_tokens - t) + 1):
-                h = h * CHAIN + scratch.hashes[t + n - 1]
+                h = h * CHAIN + one_load(scratch.hashes, t + n - 1)
                 if n >= rules.first_n:
-                    row = bucket_rows[bucket_of(h, bucket_rows.size)]
+                    row = one_load(bucket_rows, bucket_of(h, bucket_rows.size))
                     if row != UNKNOWN:
                         k = add_row(row, start, k, mask, places, ids, counts)
     return k
@@ -506,6 +559,24 @@ def put_boundary(t, character, rules, scratch):
     if rules.longest:
         scratch.spans[t, 0] = 0
         scratch.spans[t, 1] = 0
+
+
+@cpu_inline
+def number_tokens(n_tokens, slots, rules, scratch):
+    """Numbers the tokens of a document whose hashes are in `scratch`; drops stop words. Returns how many are left."""
+    n = rules.boundary_tokens
+    for t in range(rules.boundary_tokens, n_tokens):
+        h = one_load(scratch.hashes, t)
+        slot = slot_of(slots, h)
+        number = np.int64(UNKNOWN) if one_load(slots, slot) == EMPTY else np.int64(one_load(slots, slot + 1))
+        if number != STOP:
+            one_store(h, scratch.hashes, n)
+            one_store(np.int32(number), scratch.numbers, n)
+            if rules.longest:
+                scratch.spans[n, 0] = scratch.spans[t, 0]
+                scratch.spans[n, 1] = scratch.spans[t, 1]
+            n += 1
+    return n
 
 
 @cpu_kernel
@@ -532,17 +603,13 @@ def rows_of_text(text, starts, characters, index, rules, scratch, out):
             h, begin, p = next_token(text, p, start, stop, characters)
             if h == EMPTY:
                 break
-            slot = slot_of(index.slots, h)
-            number = np.int64(UNKNOWN)
-            if index.slots[slot] != EMPTY:
-                number = np.int64(index.slots[slot + 1])
-            if number != STOP:
-                scratch.hashes[n] = h
-                scratch.numbers[n] = number
-                if rules.longest:
-                    scratch.spans[n, 0] = begin
-                    scratch.spans[n, 1] = p
-                n += 1
+            prefetch_slot(index.slots, h)
+            scratch.hashes[n] = h
+            if rules.longest:
+                scratch.spans[n, 0] = begin
+                scratch.spans[n, 1] = p
+            n += 1
+        n = number_tokens(n, index.slots, rules, scratch)
         if n > rules.boundary_tokens:
             if rules.boundary_tokens:
                 put_boundary(0, BEGIN_CHARACTER, rules, scratch)

@@ -12,6 +12,9 @@ from sklearn.utils.multiclass import check_classification_targets, type_of_targe
 from sklearn.utils.validation import check_array
 
 
+LISTED_AT_ONCE = 1 << 14  # an array's labels as str take several times the room of their numbers
+
+
 class Labels(NamedTuple):
     """Labels of documents as numbers of classes.
 
@@ -84,7 +87,10 @@ def distinct(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if y.dtype.kind not in "UO":
         return np.unique(y, return_inverse=True)
     numbers: dict = {}
-    first_seen = np.fromiter((numbers.setdefault(label, len(numbers)) for label in y.tolist()), np.intp, len(y))
+    first_seen = np.empty(len(y), np.int32)
+    for start in range(0, len(y), LISTED_AT_ONCE):
+        labels = y[start : start + LISTED_AT_ONCE].tolist()
+        first_seen[start : start + len(labels)] = [numbers.setdefault(label, len(numbers)) for label in labels]
     values, ranks = np.unique(np.array(list(numbers), y.dtype), return_inverse=True)
     return values, ranks[first_seen]
 

@@ -52,7 +52,8 @@ def smallest_loss(estimator, table: Table, n_outputs: int) -> float:
     smoothing = estimator.label_smoothing
     if estimator.loss == "hierarchical_softmax":
         smoothing = 0.0
-    n_labels, others = table.encoded.lengths, smoothing / n_outputs
+    weights = np.bincount(table.encoded.lengths, table.loss_weights)
+    n_labels, others = np.arange(weights.size), smoothing / n_outputs
     if estimator.loss == "one_vs_all":
         label = 1.0 - smoothing + others
         of_label, of_other = (xlogy(t, t) + xlogy(1.0 - t, 1.0 - t) for t in (label, others))
@@ -60,7 +61,7 @@ def smallest_loss(estimator, table: Table, n_outputs: int) -> float:
         label = (1.0 - smoothing) / np.maximum(n_labels, 1) + others
         of_label, of_other = xlogy(label, label), xlogy(others, others)
     entropies = -n_labels * of_label - (n_outputs - n_labels) * of_other
-    return float(np.average(entropies, weights=table.loss_weights))
+    return float(np.average(entropies, weights=weights))
 
 
 def table_of(params: np.ndarray, of: Network) -> EmbeddingTable:

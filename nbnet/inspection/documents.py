@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..cpu.tokens import MOST_COUNTED, UNKNOWN, Index, Scratch, rows_of_text
+from ..cpu.tokens import MOST_COUNTED, STOP, UNKNOWN, Index, Scratch, rows_of_text
 from ..cpu.tokens import Documents as Rows
 from ..texts import ACCENTS, encode_features
 from ..tokens import TokenIndex
@@ -106,7 +106,7 @@ class TokenReader:
         """Number of each token's word, UNKNOWN without one, and its bytes [first, stop)."""
         rules = self.rules._replace(first_n=1, last_n=1, shortest=1, longest=1, boundary_tokens=0, merge_repeats=0)
         scratch = self._run(rules, encoded, starts, self.of_tokens)[1]
-        n_tokens = int((scratch.spans[:, 1] > 0).sum())
+        n_tokens = int((scratch.numbers != STOP).sum())
         return scratch.numbers[:n_tokens], scratch.spans[:n_tokens]
 
     def _occurrences(self, encoded, starts, numbers, places) -> list[tuple[int, int, int]]:
@@ -138,8 +138,8 @@ class TokenReader:
         out = Rows(np.empty(n_ids, np.int32), np.empty(0, np.uint8), np.zeros(n_documents + 1, np.int64))
         scratch = Scratch(
             np.empty(n_bytes + 2, np.uint64),
-            np.empty(n_bytes + 2, np.int32),
-            np.zeros(((n_bytes + 2) * bool(n_lengths), 2), np.int64),
+            np.full(n_bytes + 2, STOP, np.int32),  # which no token that is kept has
+            np.empty(((n_bytes + 2) * bool(n_lengths), 2), np.int64),
             np.empty(n_bytes + 2, np.uint32),
             np.empty((n_bytes + 2) * n_lengths, np.int32),
             np.empty(0, np.int32),
