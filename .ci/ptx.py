@@ -297,7 +297,7 @@ def text_networks(dtype: str, all_pairs: bool):
 
 def text_launches(dtype, loss, optimizer, pooling, *, is_tree=False, deterministic=True, n=8) -> list:
     """All launches of the calls that a fit on documents and a prediction make; without an optimizer of a prediction."""
-    from nbnet.cpu.tokens import Documents
+    from nbnet.cpu.token_rows import Documents
     from nbnet.cuda import launch
     from nbnet.cuda import text_session as gpu
     from nbnet.epochs import EpochPlan, UpdateRule

@@ -14,7 +14,8 @@ from sklearn.feature_extraction.text import (
     strip_accents_unicode,
 )
 
-from .cpu.tokens import Rules, byte_starts
+from .cpu.token_rows import Rules
+from .cpu.tokens import byte_starts
 from .cpu.workers import ABORTED, Workers
 
 BLOCK = 1 << 20  # characters that are encoded and worked on at a time

@@ -15,7 +15,7 @@ from numbers import Integral
 import numpy as np
 
 from .characters import joined_characters, translation, word_characters
-from .cpu.tokens import (
+from .cpu.token_rows import (
     BEGIN_CHARACTER,
     END_CHARACTER,
     UNKNOWN,
@@ -24,12 +24,12 @@ from .cpu.tokens import (
     Rules,
     Scratch,
     Stream,
-    fill_slots,
     number_rows,
     rows_of_stream,
     rows_of_text,
     subwords_of_words,
 )
+from .cpu.tokens import fill_slots
 from .texts import Analysis, Shares, encode, encode_features, run_blocks, shares_of
 from .token_counts import TokenCounts, summed
 from .vocabulary import Distinct, Spellings, Words, hashes_of, hashing, merged, word_slots

@@ -372,6 +372,7 @@ class StochasticTraining:
         self.validation, self.hooks, self.seed = validation, hooks or EpochHooks(), seed
         self.schedule = settings.schedule
         self.n_samples = len(data.row_numbers)
+        self._takes_all_rows = np.array_equal(data.row_numbers, np.arange(self.n_samples))
         self.batch_size = check_batch_size(settings.batch_size, self.n_samples)
         self.n_batches = -(-self.n_samples // self.batch_size)
         self.best_params, self.has_finite_epoch = best_params, has_finite_epoch
@@ -470,7 +471,8 @@ class StochasticTraining:
         order = self.data.row_numbers
         if settings.shuffle:
             epoch_number = self.epochs_before + progress.n_iter
-            order = order[random.permutation(self.seed, epoch_number, self.n_samples)]
+            shuffled = random.permutation(self.seed, epoch_number, self.n_samples)
+            order = shuffled if self._takes_all_rows else order[shuffled]
         rates = self.schedule.rates(state.n_epochs, self.n_batches, progress.n_samples_seen, state.n_reductions)
         decays = rates * settings.alpha if settings.solver == "adamw" else np.zeros_like(rates)
         return EpochPlan(order, rates, decays, state.n_steps)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nbnet.cpu.text_session import TextSession, as_targets, as_texts, initialize_table
-from nbnet.cpu.tokens import Documents
+from nbnet.cpu.token_rows import Documents
 from nbnet.epochs import EpochPlan, UpdateRule
 from nbnet.network import (
     ACTIVATION_CODES,

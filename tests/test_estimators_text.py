@@ -15,6 +15,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
+import nbnet.estimators.labels
 from nbnet import TextEmbeddingClassifier, datasets
 from nbnet.estimators.text import SOLVERS
 from nbnet.estimators.text_run import LOSSES, POOLINGS
@@ -469,6 +470,15 @@ def test_bad_input(X, y, error, message):
 def test_bad_parameters(changes, message):
     with pytest.raises(ValueError, match=message):
         small(**changes).fit(TEXTS, Y)
+
+
+@pytest.mark.parametrize("dtype", [str, object, int])
+def test_distinct_labels_in_pieces(dtype, monkeypatch):
+    monkeypatch.setattr(nbnet.estimators.labels, "LISTED_AT_ONCE", 3)
+    y = np.array([10, 2, 10, 3, 3, 100, 2]).astype(dtype)
+    values, numbers = nbnet.estimators.labels.distinct(y)
+    assert_array_equal(values, np.unique(y))
+    assert_array_equal(values[numbers], y)
 
 
 def test_labels_of_other_kinds_than_fitted():

@@ -17,6 +17,7 @@ from sklearn.feature_extraction.text import CountVectorizer
 
 import nbnet.texts
 import nbnet.tokens
+import nbnet.vocabulary
 from nbnet.characters import joined_characters, word_characters
 from nbnet.cpu.tokens import DOES, KIND_SHIFT, SINGLE
 from nbnet.jit import JIT_DISABLED as JIT_OFF
@@ -226,6 +227,17 @@ def test_workers_and_blocks_change_nothing(analysis, n_workers, monkeypatch):
     other = TokenIndex(analysis)
     assert_documents_equal(other.fit_transform(TEXTS, n_workers), documents)
     assert_documents_equal(other.transform(TEXTS, n_workers), documents)
+    assert other.words == index.words
+    assert_array_equal(other.document_frequency, index.document_frequency)
+
+
+@pytest.mark.parametrize("n_tokens", [1, 2, 3, 11])
+def test_how_far_tokens_are_read_ahead_changes_nothing(n_tokens, monkeypatch):
+    analysis = Analysis(stop_words=["the", "on"])
+    index, other = TokenIndex(analysis), TokenIndex(analysis)
+    documents = index.fit_transform(TEXTS)
+    monkeypatch.setattr(nbnet.vocabulary, "READ_AHEAD", n_tokens)
+    assert_documents_equal(other.fit_transform(TEXTS), documents)
     assert other.words == index.words
     assert_array_equal(other.document_frequency, index.document_frequency)
 

@@ -27,7 +27,7 @@ from ..random import Stream, philox
 from .dense import Matrix
 from .losses import LOWEST
 from .simd import lanes, one_load, one_store, prefetch, shape, tile_load, tile_store, tile_sum, tile_zeros
-from .tokens import Documents
+from .token_rows import Documents
 
 LINE_BYTES = 64  # of a cache
 

@@ -15,7 +15,7 @@ from . import linear_text, text_walk, walk
 from .embedding import Bags, BagSpace, Blocks, Embedding
 from .session import Session, as_targets
 from .simd import VECTOR_WIDTH
-from .tokens import Documents
+from .token_rows import Documents
 from .tree import Tree, huffman_tree
 from .walk import LossRecord, Model, Plan, Targets
 from .workers import Workers, choose_n_workers
@@ -58,6 +58,14 @@ def blocks_of(layer) -> Blocks:
     stride = int(layer["out_stride"])
     split = table_split(stride)
     return Blocks(stride, split, int(layer["n_in"]) * split)
+
+
+def most_tokens(starts: np.ndarray, batch_size: int) -> int:
+    """Tokens of a batch of the longest documents."""
+    lengths = np.diff(starts)
+    n = min(batch_size, lengths.size)
+    lengths.partition(lengths.size - n)
+    return int(lengths[lengths.size - n :].sum())
 
 
 def open_session(network: Network, params: np.ndarray, loss, *, tree: Tree | None = None, **options) -> TextSession:
@@ -160,10 +168,8 @@ class TextSession(Session):
 
     def train_epoch(self, rows: Texts, targets, plan: EpochPlan) -> float:
         """As `Session.train_epoch`."""
-        lengths, n = np.diff(rows.documents.starts), self.update.batch_size
-        largest = np.partition(lengths, -n)[-n:] if lengths.size > n else lengths
-        self._space = self._bag_space(int(largest.sum()), self._work.capacity, self.n_workers, training=True)
-        self._mean_length = max(1.0, float(lengths.mean()))
+        n_tokens = most_tokens(rows.documents.starts, self.update.batch_size)
+        self._space = self._bag_space(n_tokens, self._work.capacity, self.n_workers, training=True)
         of_rows = self.moments[self._n_moments_above :]
         if self.update.is_adagrad:
             self._squares = np.tile(of_rows, (self.n_workers, 1)) if self.n_workers > 1 else of_rows.reshape(1, -1)

@@ -15,7 +15,7 @@ import numba
 import numpy as np
 from numba import uint32, uint64
 
-from ..cpu.tokens import Documents
+from ..cpu.token_rows import Documents
 from ..network import Pooling
 from .dense import row_number
 from .jit import cuda, cuda_kernel, device_function

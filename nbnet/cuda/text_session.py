@@ -8,7 +8,7 @@ import numpy as np
 
 from .. import random
 from ..cpu.text_session import MAX_COUNT, huffman_tree, initialize_table
-from ..cpu.tokens import Documents
+from ..cpu.token_rows import Documents
 from ..cpu.tree import Tree
 from ..cpu.workers import choose_n_workers
 from ..epochs import ADAGRAD_START, EpochPlan, UpdateRule

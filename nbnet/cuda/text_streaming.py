@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..cpu.tokens import Documents
+from ..cpu.token_rows import Documents
 from . import streaming
 from .launch import LARGEST, check_size, empty, memory, upload
 from .occurrences import Grouping, Occurrences, fill, group_in_pieces, positions_of

@@ -11,7 +11,6 @@ from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import check_array
 
-
 LISTED_AT_ONCE = 1 << 14  # an array's labels as str take several times the room of their numbers
 
 

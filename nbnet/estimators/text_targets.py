@@ -72,14 +72,17 @@ class TextTargetsMixin:
 
     def _table(self, texts, labels, weights, class_weights) -> Table:
         """Documents with their weights in the loss."""
-        return Table(texts, labels, weights, check_weights(self._loss_weights(labels, weights, class_weights), texts))
+        loss_weights = self._loss_weights(labels, weights, class_weights)
+        if loss_weights is not weights:
+            loss_weights = check_weights(loss_weights, texts)
+        return Table(texts, labels, weights, loss_weights)
 
     def _loss_weights(self, labels, weights, class_weights) -> np.ndarray:
         """Sample weights times class weights; a distribution has nothing to learn from a document without labels."""
         loss_weights = weights if class_weights is None else weights * mean_of_labels(class_weights, labels)
-        if self.loss != "one_vs_all":
-            loss_weights = loss_weights * (labels.lengths > 0)
-        return loss_weights
+        if self.loss == "one_vs_all" or labels.lengths.all():
+            return loss_weights
+        return loss_weights * (labels.lengths > 0)
 
     def _stratify(self, labels, documents):
         """Two classes keep their shares."""

@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..cpu.tokens import MOST_COUNTED, STOP, UNKNOWN, Index, Scratch, rows_of_text
-from ..cpu.tokens import Documents as Rows
+from ..cpu.token_rows import MOST_COUNTED, UNKNOWN, Index, Scratch, rows_of_text
+from ..cpu.token_rows import Documents as Rows
+from ..cpu.tokens import STOP
 from ..texts import ACCENTS, encode_features
 from ..tokens import TokenIndex
 from ..vocabulary import copied, hashing

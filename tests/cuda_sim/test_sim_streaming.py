@@ -6,7 +6,7 @@ from scipy import sparse
 
 from nbnet import ConvClassifier, MLPClassifier, TextEmbeddingClassifier
 from nbnet.cpu import session as cpu
-from nbnet.cpu.tokens import Documents
+from nbnet.cpu.token_rows import Documents
 from nbnet.cuda import (
     conv_session,
     embedding,

@@ -5,7 +5,7 @@ import pytest
 
 from nbnet import random
 from nbnet.cpu import text_session as cpu
-from nbnet.cpu.tokens import Documents
+from nbnet.cpu.token_rows import Documents
 from nbnet.cpu.tree import huffman_tree
 from nbnet.cuda import embedding, embedding_updates, occurrences, product, text_streaming, tree
 from nbnet.cuda import session as gpu_session
