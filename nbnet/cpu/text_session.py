@@ -60,7 +60,7 @@ def blocks_of(layer) -> Blocks:
     return Blocks(stride, split, int(layer["n_in"]) * split)
 
 
-def most_tokens(starts: np.ndarray, batch_size: int) -> int:
+def _most_tokens(starts: np.ndarray, batch_size: int) -> int:
     """Tokens of a batch of the longest documents."""
     lengths = np.diff(starts)
     n = min(batch_size, lengths.size)
@@ -168,7 +168,7 @@ class TextSession(Session):
 
     def train_epoch(self, rows: Texts, targets, plan: EpochPlan) -> float:
         """As `Session.train_epoch`."""
-        n_tokens = most_tokens(rows.documents.starts, self.update.batch_size)
+        n_tokens = _most_tokens(rows.documents.starts, self.update.batch_size)
         self._space = self._bag_space(n_tokens, self._work.capacity, self.n_workers, training=True)
         of_rows = self.moments[self._n_moments_above :]
         if self.update.is_adagrad:
