@@ -248,6 +248,16 @@ def put_boundary(t, character, rules, scratch):
 
 
 @cpu_inline
+def put_boundaries(n_tokens, rules, scratch):
+    """Puts boundary tokens around those of the document, if the rules want them; returns how many there are now."""
+    if rules.boundary_tokens:
+        put_boundary(0, BEGIN_CHARACTER, rules, scratch)
+        put_boundary(n_tokens, END_CHARACTER, rules, scratch)
+        n_tokens += 1
+    return n_tokens
+
+
+@cpu_inline
 def number_tokens(n_tokens, slots, rules, scratch):
     """Numbers the tokens of a document whose hashes are in `scratch`; drops stop words. Returns how many are left."""
     n = rules.boundary_tokens
@@ -297,10 +307,7 @@ def rows_of_text(text, starts, characters, index, rules, scratch, out):
             n += 1
         n = number_tokens(n, index.slots, rules, scratch)
         if n > rules.boundary_tokens:
-            if rules.boundary_tokens:
-                put_boundary(0, BEGIN_CHARACTER, rules, scratch)
-                put_boundary(n, END_CHARACTER, rules, scratch)
-                n += 1
+            n = put_boundaries(n, rules, scratch)
             k = rows_of_document(n, text, characters, index, rules, scratch, out, k)
         out.starts[document + 1] = k
 
@@ -321,10 +328,7 @@ def rows_of_stream(stream, text, characters, index, rules, scratch, out, seen):
             scratch.numbers[n] = number
             n += 1
         if n > rules.boundary_tokens:
-            if rules.boundary_tokens:
-                put_boundary(0, BEGIN_CHARACTER, rules, scratch)
-                put_boundary(n, END_CHARACTER, rules, scratch)
-                n += 1
+            n = put_boundaries(n, rules, scratch)
             k = rows_of_document(n, text, characters, index, rules, scratch, out, k)
         out.starts[document + 1] = k
     for i in range(out.starts[0], k):
